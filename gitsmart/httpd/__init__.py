@@ -1,0 +1,1 @@
+"""Tornado: connections, requests, responses, status codes."""

@@ -1,0 +1,1 @@
+"""Bare repositories and the directory that holds them: lookup, refs, quarantine, connectivity."""

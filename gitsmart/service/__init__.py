@@ -1,0 +1,1 @@
+"""Git's services (upload-pack, receive-pack, ls-refs), blocking, over a `Channel`."""
