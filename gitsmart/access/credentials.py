@@ -64,11 +64,12 @@ def parse_basic(header: str) -> tuple[str, str] | None:
     ('alice', 'a:b')
     """
     scheme, _, token = header.strip(" \t").partition(" ")
-    if scheme.lower() != "basic":
+    token = token.strip(" \t")
+    if scheme.lower() != "basic" or not _BASE64.fullmatch(token):
         return None
     try:
-        text = binascii.a2b_base64(token.strip(" \t"), strict_mode=True).decode("utf-8")
-    except (binascii.Error, ValueError):
+        text = binascii.a2b_base64(token).decode("utf-8")
+    except UnicodeDecodeError:
         return None
     user, colon, password = text.partition(":")
     if not colon or not user or _CONTROL.search(text):
@@ -76,6 +77,8 @@ def parse_basic(header: str) -> tuple[str, str] | None:
     return user, password
 
 
+# binascii has no mode that refuses all that RFC 4648 section 4 does
+_BASE64 = re.compile(r"(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?", re.ASCII)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
@@ -207,13 +210,8 @@ def _parse_hash(text: str) -> _Hash | str:
     if match := _APR1.fullmatch(text):
         return _Apr1(match[1].encode("ascii"), match[2].encode("ascii"))
     if text.startswith("{SHA}"):
-        try:
-            digest = binascii.a2b_base64(text[5:], strict_mode=True)
-        except (binascii.Error, ValueError):
-            digest = b""
-        if len(digest) != 20:
-            return "the {SHA} hash is malformed"
-        return _Sha(digest)
+        digest = binascii.a2b_base64(text[5:]) if _BASE64.fullmatch(text[5:]) else b""
+        return _Sha(digest) if len(digest) == 20 else "the {SHA} hash is malformed"
     if text.startswith(("$2", "$apr1$")):
         return "the hash is malformed"
     return (
@@ -236,7 +234,7 @@ class _Loaded:
 
 
 class HtpasswdFile:
-    """The users of one htpasswd file. Every verification looks at it (one `stat`), and re-reads a changed one.
+    """The users of one htpasswd file. Each verification looks at it (one `stat`) and re-reads a changed one.
 
     Any number of threads may call `verify` at once.
     """
