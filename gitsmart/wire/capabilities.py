@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from gitsmart.errors import LimitExceeded, ProtocolError
-from gitsmart.wire.pktline import PktLine, Special, chomp
+from gitsmart.wire.pktline import PktLine, Special, chomp, printable
 
 __all__ = ["CommandHead", "CommandHeadParser", "format_capabilities", "parse_capability_list"]
 
@@ -94,7 +94,7 @@ class CommandHeadParser:
             raise ProtocolError("no command requested")
         client_format = self._values.get(b"object-format", b"sha1")
         if client_format != self._object_format:
-            server, client = _show(self._object_format), _show(client_format)
+            server, client = printable(self._object_format), printable(client_format)
             raise ProtocolError(f"mismatched object format: server {server}; client {client}")
         return CommandHead(
             command=self._command,
@@ -113,27 +113,22 @@ class CommandHeadParser:
         name, equals, value = text.partition(b"=")
         if name == b"command" and equals:
             if self._command:
-                first = _show(self._command)
+                first = printable(self._command)
                 raise ProtocolError(
-                    f"command '{_show(value)}' requested after already requesting command '{first}'"
+                    f"command '{printable(value)}' requested after already requesting command '{first}'"
                 )
             if value not in self._commands:
-                raise ProtocolError(f"invalid command '{_show(value)}'")
+                raise ProtocolError(f"invalid command '{printable(value)}'")
             self._command = value
         elif name not in self._capabilities:
-            raise ProtocolError(f"unknown capability '{_show(text)}'")
+            raise ProtocolError(f"unknown capability '{printable(text)}'")
         elif name == b"server-option":
             self._server_options.append(value)
         elif name == b"object-format":
             if not equals:
                 raise ProtocolError("object-format capability requires an argument")
             if value not in (b"sha1", b"sha256"):
-                raise ProtocolError(f"unknown object format '{_show(value)}'")
+                raise ProtocolError(f"unknown object format '{printable(value)}'")
             self._values[name] = value
         else:
             self._values[name] = value
-
-
-def _show(text: bytes) -> str:
-    shown = text[:200].decode("utf-8", "backslashreplace")
-    return shown if len(text) <= 200 else shown + "..."

@@ -36,6 +36,7 @@ __all__ = [
     "chomp",
     "error_pkt",
     "pkt",
+    "printable",
 ]
 
 MAX_PKT_LEN = 65520
@@ -78,6 +79,18 @@ def error_pkt(message: str) -> bytes:
 def chomp(payload: bytes) -> bytes:
     """Take off the one LF that a sender may put behind a text line."""
     return payload[:-1] if payload.endswith(b"\n") else payload
+
+
+def printable(text: bytes, limit: int = 200) -> str:
+    r"""Quote a peer's text for an error message: cut to `limit` bytes, whatever does not print escaped.
+
+    >>> print(printable(b"caf\xc3\xa9 \x1b[2J\xff"))
+    café \x1b[2J\xff
+    """
+    shown = text[:limit].decode("utf-8", "backslashreplace")
+    if not shown.isprintable():
+        shown = "".join([c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in shown])
+    return shown if len(text) <= limit else shown + "..."
 
 
 class PktLineDecoder:
@@ -133,7 +146,7 @@ class PktLineDecoder:
             try:
                 length = int.from_bytes(a2b_hex(digits), "big")
             except HexError:
-                self._error = ProtocolError(f"protocol error: bad line length character: {_show(digits)}")
+                self._error = ProtocolError(f"protocol error: bad line length character: {printable(digits)}")
                 break
             if length >= 4:
                 if length > MAX_PKT_LEN:
@@ -165,7 +178,3 @@ class PktLineDecoder:
         self._held = bytearray()
         self._need = 4
         return rest
-
-
-def _show(digits: bytes) -> str:
-    return digits.decode("ascii", "backslashreplace")

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 
 from gitsmart.errors import LimitExceeded, ProtocolError
 from gitsmart.wire.capabilities import parse_capability_list
-from gitsmart.wire.pktline import PktLine, Special, chomp
+from gitsmart.wire.pktline import PktLine, Special, chomp, printable
 
 __all__ = ["PushRequest", "PushRequestParser", "RefCommand"]
 
@@ -152,7 +152,7 @@ class PushRequestParser:
         if text.startswith(b"shallow "):
             oid = text[8:]
             if not self._oid.fullmatch(oid):
-                raise ProtocolError(f"protocol error: expected shallow sha, got '{_show(oid)}'")
+                raise ProtocolError(f"protocol error: expected shallow sha, got '{printable(oid)}'")
             self._shallow.append(oid.lower())
             return
         if text == b"push-cert":
@@ -160,7 +160,7 @@ class PushRequestParser:
             return
         match = self._command.fullmatch(text)
         if match is None:
-            raise ProtocolError(f"protocol error: expected old/new/ref, got '{_show(text)}'")
+            raise ProtocolError(f"protocol error: expected old/new/ref, got '{printable(text)}'")
         old, new, ref = match.groups()
         self._commands.append(RefCommand(old.lower(), new.lower(), ref))
 
@@ -168,10 +168,5 @@ class PushRequestParser:
         chosen = parse_capability_list(text)
         object_format = chosen.get(b"object-format", b"sha1")
         if object_format != self._object_format:
-            raise ProtocolError(f"error: unsupported object format '{_show(object_format)}'")
+            raise ProtocolError(f"error: unsupported object format '{printable(object_format)}'")
         self._capabilities.update(chosen)
-
-
-def _show(text: bytes) -> str:
-    shown = text[:200].decode("utf-8", "backslashreplace")
-    return shown if len(text) <= 200 else shown + "..."
