@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Iterator
 import pytest
 
 from gitsmart.errors import Disconnected, ProtocolError, TimedOut, Unavailable
-from gitsmart.workers import GATHER_BYTES, PIPE_BYTES, WorkerChannel, Workers
+from gitsmart.workers import GATHER_BYTES, PIPE_BYTES, Exchange, WorkerChannel, Workers
 
 
 class Client:
