@@ -12,7 +12,7 @@ from gitsmart.errors import PackError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["BACKEND", "InflateError", "Inflater", "decompressobj", "inflate"]
+__all__ = ["BACKEND", "InflateError", "Inflater", "crc32", "decompressobj", "inflate"]
 
 
 class Inflater(Protocol):
@@ -29,6 +29,7 @@ class Inflater(Protocol):
 
 InflateError: tuple[type[Exception], ...] = (zlib.error,)
 decompressobj: "Callable[[], Inflater]" = zlib.decompressobj
+crc32: "Callable[[bytes | memoryview, int], int]" = zlib.crc32
 BACKEND: str = "zlib"
 try:
     from isal import isal_zlib
@@ -37,6 +38,7 @@ except ImportError:
 else:
     InflateError = (zlib.error, isal_zlib.error)  # type: ignore[assignment]
     decompressobj = isal_zlib.decompressobj
+    crc32 = isal_zlib.crc32
     BACKEND = "isal"
 
 # Never hand inflate more than this at once: what it does not use it copies.
