@@ -1,0 +1,581 @@
+"""All objects of one objects directory: packs, loose objects, alternates, and a store that this one lies
+over.
+
+    locate(raw oid): own packs (the one hit last goes first) -> `over` -> alternates
+    miss           : loose objects, then look whether pack directories changed, once more
+
+Safe for any number of reading threads, and beside git: `git repack` may move objects from loose to packs and
+from packs to packs at any time. Packs are opened when they are seen, so whatever was located can be read,
+deleted or not; a miss looks again, and only then is an object missing. A directory is listed again only when
+its modification time changed, however many objects are missed. multi-pack-index, .bitmap, .keep, .promisor
+and .mtimes files are not used: git keeps every pack's .idx. Never writes; ids of objects are not recomputed.
+"""
+
+import logging
+import os
+import re
+import struct
+import threading
+import time
+from binascii import hexlify
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from gitsmart.errors import LimitExceeded, ObjectMissing, PackError
+from gitsmart.pack.inflate import InflateError, Inflater, decompressobj
+from gitsmart.pack.objects import COMMIT, TAG, TYPE_NUMBERS, Commit, ObjectFormat, parse_commit, parse_tag
+from gitsmart.pack.packfile import PackFile
+
+__all__ = ["LooseObject", "ObjectStore"]
+
+_logger = logging.getLogger(__name__)
+
+# A directory changed this shortly before it was listed may change again within the same tick of its clock.
+# ext4's ticks are 4 ms, and some file systems' 2 s; the mean time serves those that git itself runs well on.
+_RACY_NS = 100_000_000
+# ... and meanwhile it is listed this often at most.
+_RACY_PAUSE_NS = 10_000_000
+
+# git: object-file.c link_alt_odb_entry() allows five as well
+_ALTERNATES_DEPTH = 5
+_ALTERNATES_COUNT = 64
+_ALTERNATES_BYTES = 1 << 20
+
+# Packs of fewer objects are looked up together, in one dict, while that is small: each push leaves a small
+# pack.
+_SMALL_PACK = 2048
+_SMALL_TOTAL = 65536
+
+# About 350 bytes each
+_COMMITS = 32768
+
+_PACK_NAME = re.compile(r"pack-[0-9A-Za-z_-]+\.idx")
+_LOOSE_HEADER = re.compile(rb"(commit|tree|blob|tag) (0|[1-9][0-9]{0,18})\0")
+_TAG_DEPTH = 100
+
+
+class _Watch:
+    """Whether a directory has changed since it was listed, by its stat."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = os.fspath(path)
+        self._seen: tuple[int, int] | None = None
+        self._listed_ns = 0
+        self._racy = True
+
+    def look(self) -> tuple[int, int] | None:
+        """Return the state to list for, or None while the last listing still holds."""
+        try:
+            stat = os.stat(self._path)
+            state = (stat.st_mtime_ns, stat.st_ino)
+        except OSError:
+            state = (0, 0)
+        if state == self._seen and (not self._racy or time.monotonic_ns() - self._listed_ns < _RACY_PAUSE_NS):
+            return None
+        return state
+
+    def listed(self, state: tuple[int, int], before_ns: int) -> None:
+        """Note that what `look` gave `state` for was listed; `before_ns` is the wall clock before it."""
+        self._seen = state
+        self._racy = abs(before_ns - state[0]) < _RACY_NS
+        self._listed_ns = time.monotonic_ns()
+
+
+class LooseObject:
+    """One loose object, open: its type, its size, and its data in pieces."""
+
+    def __init__(self, fd: int) -> None:
+        """Take over `fd` and read the header; closes it when that fails.
+
+        Raises:
+            PackError: it is malformed.
+        """
+        self._file = open(fd, "rb", buffering=0)  # noqa: SIM115 - close() is ours
+        self._inflater: Inflater = decompressobj()
+        try:
+            head = self._inflate(self._file.read(4096), 64)
+            found = _LOOSE_HEADER.match(head)
+            if found is None:
+                raise PackError("a loose object's header is malformed")
+            self.type = TYPE_NUMBERS[found[1]]
+            self.size = int(found[2])
+            self._first = head[found.end() :]
+        except BaseException:
+            self.close()
+            raise
+
+    def _inflate(self, data: bytes, most: int) -> bytes:
+        try:
+            return self._inflater.decompress(data, most)
+        except InflateError as error:
+            raise PackError("a loose object's zlib stream is broken") from error
+
+    def pieces(self) -> Iterator[bytes]:
+        """Give the data, once, in pieces of at most 64 KiB.
+
+        Raises:
+            PackError: the stream is broken, or not as long as the header says.
+        """
+        left = self.size - len(self._first)
+        if self._first:
+            yield self._first
+        inflater = self._inflater
+        while left >= 0 and not inflater.eof:
+            data = inflater.unconsumed_tail or self._file.read(65536)
+            piece = self._inflate(data, 65536)
+            if not data and not piece and not inflater.eof:
+                break
+            left -= len(piece)
+            if piece and left >= 0:
+                yield piece
+        if left or not inflater.eof:
+            raise PackError("a loose object is not as long as its header says")
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def __enter__(self) -> "LooseObject":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class _Directory:
+    """One objects directory by itself: its packs and its loose objects."""
+
+    def __init__(self, path: Path, fmt: ObjectFormat) -> None:
+        self.path = path
+        self.format = fmt
+        self.packs: tuple[PackFile, ...] = ()
+        self._large: tuple[PackFile, ...] = ()
+        self._small: dict[bytes, PackFile] = {}
+        self._known: dict[tuple[str, int, int, int], PackFile | None] = {}
+        self._pack_dir = os.fspath(path / "pack")
+        self._pack_watch = _Watch(path / "pack")
+        self._loose_watch = _Watch(path)
+        self._fan: frozenset[int] = frozenset()
+        self._lock = threading.Lock()
+        self._prefix = os.fspath(path) + "/"
+
+    # -- packs
+
+    def locate(self, raw_oid: bytes) -> tuple[PackFile, int] | None:
+        """Return the pack that holds an object, and where; looks at no disk but the mapped packs."""
+        large = self._large
+        for at, pack in enumerate(large):
+            offset = pack.offset_of(raw_oid)
+            if offset is not None:
+                if at:
+                    # Objects asked for together lie together: git: packfile.c find_pack_entry() does the
+                    # same.
+                    self._promote(large, pack)
+                return pack, offset
+        small = self._small.get(raw_oid)
+        if small is not None:
+            offset = small.offset_of(raw_oid)
+            if offset is not None:
+                return small, offset
+        return None
+
+    def _promote(self, large: tuple[PackFile, ...], pack: PackFile) -> None:
+        with self._lock:
+            if self._large is large:
+                self._large = (pack, *(other for other in large if other is not pack))
+
+    def rescan(self) -> bool:
+        """List the pack directory again if it changed; tell whether it was listed."""
+        if self._pack_watch.look() is None:
+            return False
+        with self._lock:
+            state = self._pack_watch.look()
+            if state is None:
+                # Another thread listed it meanwhile: that is as good.
+                return True
+            # A pack that goes between the listing and its opening has been replaced by one not listed: look
+            # again.
+            for _ in range(8):
+                before_ns = time.time_ns()
+                if self._list_packs():
+                    break
+                state = self._pack_watch.look() or state
+            self._pack_watch.listed(state, before_ns)
+            return True
+
+    def _list_packs(self) -> bool:
+        known: dict[tuple[str, int, int, int], PackFile | None] = {}
+        complete = True
+        try:
+            with os.scandir(self._pack_dir) as entries:
+                names = sorted(entry.name for entry in entries if _PACK_NAME.fullmatch(entry.name))
+        except (FileNotFoundError, NotADirectoryError):
+            names = []
+        except OSError as error:
+            _logger.warning("can't list %s: %s", self._pack_dir, error.strerror)
+            return True
+        for name in names:
+            path = Path(self._pack_dir, name).with_suffix(".pack")
+            try:
+                stat = path.stat()
+                key = (name, stat.st_ino, stat.st_size, stat.st_mtime_ns)
+                if key in self._known:
+                    known[key] = self._known[key]
+                else:
+                    known[key] = PackFile(path, self.format)
+            except FileNotFoundError:
+                complete = False
+            except PackError as error:
+                # As git does: objects of a broken pack are missing, the others are served.
+                _logger.warning("ignored %s: %s", path, error)
+                known[key] = None
+            except OSError as error:
+                # Not known, so tried again at the next change.
+                _logger.warning("can't open %s: %s", path, error.strerror)
+        if known.keys() != self._known.keys():
+            for key, gone in self._known.items():
+                if key not in known and gone is not None:
+                    gone.forget()
+            self._known = known
+            self._arrange([pack for pack in known.values() if pack is not None])
+        return complete
+
+    def _arrange(self, packs: list[PackFile]) -> None:
+        packs.sort(key=lambda pack: pack.count, reverse=True)
+        small: dict[bytes, PackFile] = {}
+        large = []
+        for pack in packs:
+            if pack.count < _SMALL_PACK and len(small) + pack.count <= _SMALL_TOTAL and len(packs) > 2:
+                for position in range(pack.count):
+                    small[pack.name_at(position)] = pack
+            else:
+                large.append(pack)
+        # Readers without the lock must find an object that stays in one or the other.
+        self._small = {**self._small, **small}
+        self._large = tuple(large)
+        self._small = small
+        self.packs = tuple(packs)
+
+    # -- loose objects
+
+    def open_loose(self, raw_oid: bytes) -> LooseObject | None:
+        """Open a loose object; None when there is none of that name."""
+        if not self._has_fan(raw_oid[0]):
+            return None
+        name = hexlify(raw_oid).decode()
+        try:
+            fd = os.open(f"{self._prefix}{name[:2]}/{name[2:]}", os.O_RDONLY | os.O_CLOEXEC)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        return LooseObject(fd)
+
+    def has_loose(self, raw_oid: bytes) -> bool:
+        """Tell whether there is a loose object of that name."""
+        if not self._has_fan(raw_oid[0]):
+            return False
+        name = hexlify(raw_oid).decode()
+        return os.path.exists(f"{self._prefix}{name[:2]}/{name[2:]}")
+
+    def _has_fan(self, first: int) -> bool:
+        """Tell whether there is a directory for loose objects with that first byte; most repositories have
+        few."""
+        if self._loose_watch.look() is not None:
+            with self._lock:
+                state = self._loose_watch.look()
+                if state is not None:
+                    before_ns = time.time_ns()
+                    try:
+                        names = os.listdir(self.path)
+                    except OSError:
+                        names = []
+                    self._fan = frozenset(
+                        int(name, 16)
+                        for name in names
+                        if len(name) == 2 and re.fullmatch("[0-9a-f]{2}", name)
+                    )
+                    self._loose_watch.listed(state, before_ns)
+        return first in self._fan
+
+    def close(self) -> None:
+        """Let go of all packs."""
+        with self._lock:
+            for pack in self.packs:
+                pack.forget()
+            self._known, self._small, self._large, self.packs = {}, {}, (), ()
+            self._pack_watch = _Watch(Path(self._pack_dir))
+
+
+class ObjectStore:
+    """The objects of one objects directory, of its alternates, and of the store that it lies over.
+
+    Memory: mapped packs, 350 bytes a cached commit (32,768 at most), 8 bytes an object of the packs that were
+    written from. Descriptors: none.
+    """
+
+    def __init__(self, objects_dir: Path, fmt: ObjectFormat, *, over: "ObjectStore | None" = None) -> None:
+        """See what is there. A directory that is not there is an empty one.
+
+        Args:
+            over: a store whose objects are to be found here as well, as a repository's from its quarantine.
+        """
+        self.format = fmt
+        self._own = _Directory(objects_dir, fmt)
+        self._over = over
+        self._alternates: tuple[_Directory, ...] = ()
+        self._alternates_key: object = None
+        self._commits: dict[bytes, Commit] = {}
+        self._lock = threading.Lock()
+        self.refresh()
+
+    # -- directories
+
+    def _directories(self) -> tuple[_Directory, ...]:
+        own = (self._own, *self._alternates)
+        return own if self._over is None else own + self._over._directories()
+
+    def refresh(self) -> None:
+        """See packs that came, and let go of packs that went. Costs a stat for each directory if none did."""
+        self._read_alternates()
+        for directory in self._directories():
+            directory.rescan()
+
+    def _read_alternates(self) -> None:
+        """Follow info/alternates (gitrepository-layout), as deep as git does; unreadable ones hold
+        nothing."""
+        path = os.path.join(self._own.path, "info", "alternates")
+        try:
+            stat = os.stat(path)
+        except OSError:
+            if self._alternates:
+                self._alternates = ()
+            self._alternates_key = None
+            return
+        key = (stat.st_mtime_ns, stat.st_ino, stat.st_size)
+        if key == self._alternates_key:
+            return
+        with self._lock:
+            had = {os.fspath(directory.path): directory for directory in self._alternates}
+            found: dict[str, _Directory] = {}
+            seen = {os.path.realpath(self._own.path)}
+            level = [os.fspath(self._own.path)]
+            for depth in range(_ALTERNATES_DEPTH + 1):
+                following: list[str] = []
+                for base in level:
+                    for real in _alternates_of(base, relative=depth == 0):
+                        if real not in seen and len(found) < _ALTERNATES_COUNT:
+                            seen.add(real)
+                            following.append(real)
+                            found[real] = had.get(real) or _Directory(Path(real), self.format)
+                level = following
+            self._alternates = tuple(found.values())
+            self._alternates_key = key
+
+    def close(self) -> None:
+        """Let go of the packs. Whoever still reads from one may finish; `over` is not closed."""
+        for directory in (self._own, *self._alternates):
+            directory.close()
+        self._commits = {}
+
+    # -- finding
+
+    def locate(self, raw_oid: bytes) -> tuple[PackFile, int] | None:
+        """Return the pack that holds an object and the offset of its entry; None when it is in no pack.
+
+        Looks for new packs if the object is not there. An object that is only loose gives None.
+        """
+        found = self._find(raw_oid)
+        if found is None and self._rescan():
+            found = self._find(raw_oid)
+        return found
+
+    def _find(self, raw_oid: bytes) -> tuple[PackFile, int] | None:
+        found = self._own.locate(raw_oid)
+        if found is None and (self._over is not None or self._alternates):
+            for directory in self._directories()[1:]:
+                found = directory.locate(raw_oid)
+                if found is not None:
+                    break
+        return found
+
+    def _rescan(self) -> bool:
+        self._read_alternates()
+        listed = [directory.rescan() for directory in self._directories()]
+        return any(listed)
+
+    def open_loose(self, raw_oid: bytes) -> LooseObject | None:
+        """Open an object that is loose, for reading it in pieces; close it. None when there is none.
+
+        Raises:
+            PackError: its header is malformed.
+        """
+        for directory in self._directories():
+            loose = directory.open_loose(raw_oid)
+            if loose is not None:
+                return loose
+        return None
+
+    def __contains__(self, raw_oid: bytes) -> bool:
+        if len(raw_oid) != self.format.raw_len:
+            return False
+        if self._find(raw_oid) is not None:
+            return True
+        directories = self._directories()
+        if any(directory.has_loose(raw_oid) for directory in directories):
+            return True
+        return self._rescan() and self._find(raw_oid) is not None
+
+    def contains_own(self, raw_oid: bytes) -> bool:
+        """Tell whether an object is in this objects directory itself, not in an alternate nor in `over`."""
+        own = self._own
+        if own.locate(raw_oid) is not None or own.has_loose(raw_oid):
+            return True
+        return own.rescan() and own.locate(raw_oid) is not None
+
+    def present(self, raw_oids: Iterable[bytes]) -> set[bytes]:
+        """Return those of `raw_oids` that are here. Looks for new packs once at most, whatever is missing."""
+        raw_len = self.format.raw_len
+        wanted = {raw_oid for raw_oid in raw_oids if len(raw_oid) == raw_len}
+        found = {raw_oid for raw_oid in wanted if self._find(raw_oid) is not None}
+        if len(found) < len(wanted):
+            directories = self._directories()
+            for raw_oid in wanted - found:
+                if any(directory.has_loose(raw_oid) for directory in directories):
+                    found.add(raw_oid)
+            if len(found) < len(wanted) and self._rescan():
+                found.update(raw_oid for raw_oid in wanted - found if self._find(raw_oid) is not None)
+        return found
+
+    def packs(self) -> tuple[PackFile, ...]:
+        """Return all packs that are known now, of all directories; those of `over` last."""
+        return tuple(pack for directory in self._directories() for pack in directory.packs)
+
+    # -- reading
+
+    def type_of(self, raw_oid: bytes) -> int:
+        """Return an object's type: COMMIT, TREE, BLOB or TAG. Inflates nothing but a loose object's header.
+
+        Raises:
+            ObjectMissing, PackError
+        """
+        return self._look(raw_oid)[0]
+
+    def size_of(self, raw_oid: bytes) -> tuple[int, int]:
+        """Return an object's type and inflated size. Inflates no more than a header, or a delta's.
+
+        Raises:
+            ObjectMissing, PackError
+        """
+        return self._look(raw_oid, sized=True)
+
+    def _look(self, raw_oid: bytes, *, sized: bool = False) -> tuple[int, int]:
+        self._check(raw_oid)
+        found = self._find(raw_oid)
+        if found is None:
+            loose = self.open_loose(raw_oid)
+            if loose is not None:
+                loose.close()
+                return loose.type, loose.size
+            found = self._find(raw_oid) if self._rescan() else None
+            if found is None:
+                raise ObjectMissing(hexlify(raw_oid).decode())
+        pack, offset = found
+        return pack.size_at(offset) if sized else (pack.type_at(offset), 0)
+
+    def read(self, raw_oid: bytes, *, limit_bytes: int | None = None) -> tuple[int, bytes]:
+        """Return an object's type and data, whole.
+
+        Args:
+            limit_bytes: the most that this object, and each that it is a delta of, may take.
+
+        Raises:
+            ObjectMissing, PackError
+            LimitExceeded: it is larger than `limit_bytes`; found out before it is inflated.
+        """
+        self._check(raw_oid)
+        found = self._find(raw_oid)
+        if found is None:
+            loose = self.open_loose(raw_oid)
+            if loose is not None:
+                with loose:
+                    if limit_bytes is not None and loose.size > limit_bytes:
+                        raise LimitExceeded(
+                            f"an object has {loose.size} bytes, more than the {limit_bytes} allowed"
+                        )
+                    return loose.type, b"".join(loose.pieces())
+            found = self._find(raw_oid) if self._rescan() else None
+            if found is None:
+                raise ObjectMissing(hexlify(raw_oid).decode())
+        pack, offset = found
+        return pack.read_at(offset, limit_bytes=limit_bytes)
+
+    def _check(self, raw_oid: bytes) -> None:
+        if len(raw_oid) != self.format.raw_len:
+            raise ObjectMissing(hexlify(raw_oid).decode())
+
+    def commit(self, raw_oid: bytes) -> Commit:
+        """Return a commit's tree, parents and date, from a bounded cache if it was read before.
+
+        Raises:
+            ObjectMissing
+            PackError: it is no commit, or malformed.
+        """
+        commit = self._commits.get(raw_oid)
+        if commit is None:
+            kind, data = self.read(raw_oid)
+            if kind != COMMIT:
+                raise PackError(f"{hexlify(raw_oid).decode()} is no commit")
+            commit = parse_commit(data, self.format)
+            commits = self._commits
+            if len(commits) >= _COMMITS:
+                # All at once: cheaper than any order, and a walk that comes here doesn't come back soon.
+                commits = self._commits = {}
+            commits[raw_oid] = commit
+        return commit
+
+    def peel(self, raw_oid: bytes) -> tuple[tuple[bytes, ...], bytes, int]:
+        """Follow annotated tags: return the tags passed, outermost first, the object behind them, and its
+        type.
+
+        Raises:
+            ObjectMissing: one of them.
+            PackError: a tag is malformed, or there are more than 100 in a row.
+        """
+        tags: list[bytes] = []
+        for _ in range(_TAG_DEPTH):
+            kind = self.type_of(raw_oid) if raw_oid not in self._commits else COMMIT
+            if kind != TAG:
+                return tuple(tags), raw_oid, kind
+            tags.append(raw_oid)
+            raw_oid, _ = parse_tag(self.read(raw_oid)[1], self.format)
+        raise PackError(f"more than {_TAG_DEPTH} tags point at each other")
+
+
+def _alternates_of(objects_dir: str, *, relative: bool) -> Iterator[str]:
+    """Read one info/alternates: a path a line, relative to the objects directory; "#" starts a comment.
+
+    Relative paths count in the first file only, as in git: object-file.c link_alt_odb_entry().
+    """
+    try:
+        with open(os.path.join(objects_dir, "info", "alternates"), "rb") as file:
+            lines = file.read(_ALTERNATES_BYTES).split(b"\n")
+    except OSError:
+        return
+    for line in lines:
+        if not line or line.startswith(b"#") or b"\0" in line:
+            continue
+        if line.startswith(b'"') and line.endswith(b'"') and len(line) > 1:
+            line = re.sub(rb"\\([0-7]{3}|.)", _unquote, line[1:-1])
+        path = os.fsdecode(line)
+        if not os.path.isabs(path):
+            if not relative:
+                continue
+            path = os.path.join(objects_dir, path)
+        yield os.path.realpath(path)
+
+
+def _unquote(found: "re.Match[bytes]") -> bytes:
+    code = found[1]
+    if len(code) == 3:
+        return struct.pack("B", int(code, 8) & 0xFF)
+    plain = b'abtnvfr"\\'
+    return b'\a\b\t\n\v\f\r"\\'[plain.index(code)].to_bytes(1, "big") if code in plain else code
