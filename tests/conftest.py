@@ -151,7 +151,6 @@ def hermetic_environ(home: Path) -> dict[str, str]:
         "GIT_CONFIG_NOSYSTEM": "1",
         "GIT_CONFIG_GLOBAL": str(config),
         "GIT_TERMINAL_PROMPT": "0",
-        "GIT_ASKPASS": "true",
         "GIT_AUTHOR_DATE": "1700000000 +0000",
         "GIT_COMMITTER_DATE": "1700000000 +0000",
     }
@@ -178,7 +177,7 @@ def refs(path: Path) -> dict[str, str]:
         capture_output=True,
         encoding="utf-8",
     ).stdout
-    return dict(line.split(" ") for line in out.splitlines())  # type: ignore[misc]
+    return dict(line.split(" ") for line in out.splitlines())
 
 
 def heads_and_tags(path: Path) -> dict[str, str]:
@@ -309,8 +308,8 @@ MakeRepo = Callable[..., Path]
 def make_repo(git: Git, tmp_path_factory: pytest.TempPathFactory) -> MakeRepo:
     """Return a function: make_repo(path, *, commits=40, object_format="sha1", bare=True) -> path.
 
-    All but the newest objects are in a pack with deltas; all refs but one are packed. Histories are made once a
-    session and copied, so that a repository costs a few milliseconds.
+    All but the newest objects are in a pack with deltas; all refs but one are packed. Histories are made
+    once a session and copied, so that a repository costs a few milliseconds.
     """
     templates: dict[tuple[int, str], Path] = {}
 

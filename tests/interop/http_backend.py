@@ -115,7 +115,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def _fixed(self, left: int) -> Iterator[bytes]:
         while left:
-            block = self.rfile.read1(min(left, _BLOCK))  # type: ignore[attr-defined]
+            block = self.rfile.read1(min(left, _BLOCK))
             if not block:
                 raise ValueError("body ends early")
             left -= len(block)
@@ -159,7 +159,7 @@ class Handler(BaseHTTPRequestHandler):
         elif not length_known:
             self.send_header("Connection", "close")
         self.end_headers()
-        while block := process.stdout.read1(_BLOCK):  # type: ignore[attr-defined]
+        while block := process.stdout.read1(_BLOCK):  # type: ignore[attr-defined,unused-ignore]
             if self.command != "HEAD":
                 self.wfile.write(b"%x\r\n%b\r\n" % (len(block), block) if chunked else block)
         if chunked:
