@@ -1,0 +1,588 @@
+"""Which objects to send: from wants, haves and shallow boundaries to a `Selection`.
+
+    wants, haves --peel--> commits --walk, newest first--> new commits, edge commits
+    edge commits --trees--> what the client has near the edge
+    new commits  --trees, level by level, in pack order--> new trees and blobs
+
+The result is the set that `git rev-list --objects WANTS --not HAVES` gives (git: list-objects.c, revision.c):
+like it, the walk stops as soon as nothing new can come, so an object that the client has only deep in its
+history may be sent.
+
+Reading trees is what a clone costs, so no tree is parsed twice over: a tree is stored as a delta of another
+version of itself, and where that base has been gone through already, only entries that touch what the delta
+changed can refer to anything new. `_Trees` does that. Entries need no name and no path, until filters do.
+"""
+
+import heapq
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass
+
+from gitsmart.errors import ObjectMissing, PackError
+from gitsmart.pack.delta import delta_sizes
+from gitsmart.pack.inflate import inflate
+from gitsmart.pack.objects import BLOB, COMMIT, TAG, TREE, tree_references
+from gitsmart.pack.packfile import OFS_DELTA, PackFile
+from gitsmart.pack.store import ObjectStore
+
+__all__ = ["Selection", "Tick", "depth_boundary", "reaches_common", "select_objects", "walk_commits"]
+
+Tick = Callable[[int], None]
+"""Called now and then with the number of objects so far; raises `Disconnected` to stop the work."""
+
+_TICK_EVERY = 1024
+# As git's SLOP (revision.c): so many commits more are looked at when all seems known, since clocks are
+# skewed.
+_SLOP = 5
+# Trees held while their level is read, with their skeletons. Measured on git.git's 190,000 trees: 2% are read
+# again.
+_TREES_BYTES = 32 << 20
+
+
+def _no_tick(number: int) -> None:
+    """Do nothing, for callers that nobody waits for."""
+
+
+@dataclass(slots=True)
+class Selection:
+    """What is to be sent, and what the receiver has."""
+
+    objects: dict[bytes, int]
+    """Raw oid -> type, in the order to send: tags, commits, then trees and blobs."""
+    client_has: set[bytes]
+    """Raw oids that the client is known to have, near what is sent: bases of a thin pack. Never one of
+    `objects`."""
+
+
+# -- commits
+
+
+def walk_commits(
+    store: ObjectStore,
+    wants: Iterable[bytes],
+    haves: Iterable[bytes],
+    *,
+    boundary: Collection[bytes] = frozenset(),
+    client_shallow: Collection[bytes] = frozenset(),
+    tick: Tick = _no_tick,
+) -> tuple[list[bytes], set[bytes]]:
+    """Return the commits reachable from `wants` and not from `haves`, newest first, and the edge commits.
+
+    Edge commits are those known to the client that are parents of new ones. All oids are raw, and commits'.
+    The walk ends where all that is left is known; its cost grows with the new commits and the age of `haves`,
+    not with history.
+
+    Args:
+        boundary: commits whose parents are not to be sent.
+        client_shallow: commits whose parents the client has not got, though it has them.
+
+    Raises:
+        ObjectMissing: a want, or a new commit's parent. What is missing behind a have is let be.
+        PackError: a commit is malformed, or no commit.
+    """
+    interesting, uninteresting = 1, 2
+    flags: dict[bytes, int] = {}
+    queue: list[tuple[int, bytes]] = []
+    done: set[bytes] = set()
+    found: list[bytes] = []
+    commit = store.commit
+    push, pop = heapq.heappush, heapq.heappop
+    # Commits that are queued, interesting, and not known to be uninteresting as well. Counted down exactly
+    # when one leaves the queue or loses that state while queued: an error here loses commits, or walks all of
+    # history.
+    waiting = 0
+
+    def mark_known(raw_oid: bytes) -> None:
+        """Mark as uninteresting; what was taken for new before, and is not, passes that on to its parents at
+        once."""
+        nonlocal waiting
+        stack = [raw_oid]
+        while stack:
+            raw_oid = stack.pop()
+            had = flags.get(raw_oid, 0)
+            if had & uninteresting:
+                continue
+            flags[raw_oid] = had | uninteresting
+            if raw_oid in done:
+                if raw_oid not in client_shallow:
+                    stack.extend(commit(raw_oid).parents)
+            elif had:
+                waiting -= 1
+            else:
+                try:
+                    date = commit(raw_oid).date
+                except (ObjectMissing, PackError):
+                    continue
+                push(queue, (-date, raw_oid))
+
+    for raw_oid in haves:
+        mark_known(raw_oid)
+    for raw_oid in wants:
+        if raw_oid not in flags:
+            flags[raw_oid] = interesting
+            push(queue, (-commit(raw_oid).date, raw_oid))
+            waiting += 1
+    slop = _SLOP
+    oldest = None
+    while queue:
+        key, raw_oid = pop(queue)
+        if waiting or (oldest is not None and key <= oldest):
+            slop = _SLOP
+        elif slop:
+            slop -= 1
+        else:
+            break
+        done.add(raw_oid)
+        if flags[raw_oid] & uninteresting:
+            if raw_oid not in client_shallow:
+                for parent in commit(raw_oid).parents:
+                    mark_known(parent)
+            continue
+        waiting -= 1
+        oldest = key
+        found.append(raw_oid)
+        if not len(found) % _TICK_EVERY:
+            tick(len(found))
+        if raw_oid in boundary:
+            continue
+        for parent in commit(raw_oid).parents:
+            if parent not in flags:
+                flags[parent] = interesting
+                push(queue, (-commit(parent).date, parent))
+                waiting += 1
+    new = [raw_oid for raw_oid in found if flags[raw_oid] == interesting]
+    edges: set[bytes] = set()
+    if len(done) > len(found) or len(new) < len(found) or len(flags) > len(found):
+        for raw_oid in new:
+            for parent in commit(raw_oid).parents:
+                if flags.get(parent, 0) & uninteresting:
+                    edges.add(parent)
+    return new, edges
+
+
+def depth_boundary(
+    store: ObjectStore,
+    heads: Iterable[bytes],
+    depth: int,
+    server_shallow: Collection[bytes],
+    *,
+    tick: Tick = _no_tick,
+) -> tuple[set[bytes], set[bytes]]:
+    """Return the commits `depth` commits away from the heads (these are 1), and all nearer ones.
+
+    The former are the client's new shallow commits; also this repository's own ones, wherever they are met.
+    Heads may be tags; what is no commit is passed over. As git: shallow.c get_shallow_commits(), a root
+    commit that is just `depth` away is shallow too.
+
+    Raises:
+        ObjectMissing, PackError
+    """
+    seen: set[bytes] = set()
+    shallow: set[bytes] = set()
+    level: list[bytes] = []
+    for head in heads:
+        _, raw_oid, kind = store.peel(head)
+        if kind == COMMIT:
+            level.append(raw_oid)
+    away = 1
+    while level:
+        following: list[bytes] = []
+        for raw_oid in level:
+            if raw_oid in seen:
+                continue
+            seen.add(raw_oid)
+            if not len(seen) % _TICK_EVERY:
+                tick(len(seen))
+            if away >= depth or raw_oid in server_shallow:
+                shallow.add(raw_oid)
+            else:
+                following.extend(parent for parent in store.commit(raw_oid).parents if parent not in seen)
+        level = following
+        away += 1
+    return shallow, seen - shallow
+
+
+def reaches_common(
+    store: ObjectStore,
+    wants: Iterable[bytes],
+    common: Collection[bytes],
+    client_shallow: Collection[bytes],
+    *,
+    tick: Tick = _no_tick,
+) -> bool:
+    """Tell whether every want reaches a commit of `common`: there is no need to negotiate further.
+
+    Wants may be tags; trees and blobs, of which nothing can be told, count as reaching. Looks at each commit
+    once, and at none that is older than all of `common`. (git: upload-pack.c ok_to_give_up())
+
+    Raises:
+        ObjectMissing, PackError
+    """
+    if not common:
+        return False
+    oldest = None
+    for raw_oid in common:
+        try:
+            date = store.commit(raw_oid).date
+        except (ObjectMissing, PackError):
+            continue
+        oldest = date if oldest is None or date < oldest else oldest
+    if oldest is None:
+        return False
+    children: dict[bytes, list[bytes]] = {}
+    queue: list[tuple[int, bytes]] = []
+    unreached: set[bytes] = set()
+    for want in wants:
+        _, raw_oid, kind = store.peel(want)
+        if kind == COMMIT and raw_oid not in common and raw_oid not in children:
+            children[raw_oid] = []
+            unreached.add(raw_oid)
+            queue.append((-store.commit(raw_oid).date, raw_oid))
+    heapq.heapify(queue)
+    reaching: set[bytes] = set()
+    looked = 0
+    while unreached and queue:
+        _, raw_oid = heapq.heappop(queue)
+        looked += 1
+        if not looked % _TICK_EVERY:
+            tick(looked)
+        if raw_oid in client_shallow:
+            continue
+        for parent in store.commit(raw_oid).parents:
+            if parent in common or parent in reaching:
+                stack = [raw_oid]
+                while stack:
+                    child = stack.pop()
+                    if child not in reaching:
+                        reaching.add(child)
+                        unreached.discard(child)
+                        stack.extend(children[child])
+                continue
+            known = children.get(parent)
+            if known is not None:
+                known.append(raw_oid)
+                continue
+            try:
+                date = store.commit(parent).date
+            except ObjectMissing:
+                continue
+            if date >= oldest:
+                children[parent] = [raw_oid]
+                heapq.heappush(queue, (-date, parent))
+    return not unreached
+
+
+# -- objects
+
+
+def select_objects(
+    store: ObjectStore,
+    *,
+    wants: Iterable[bytes],
+    haves: Iterable[bytes],
+    boundary: Collection[bytes] = frozenset(),
+    client_shallow: Collection[bytes] = frozenset(),
+    extra_uninteresting: Iterable[bytes] = (),
+    tick: Tick = _no_tick,
+) -> Selection:
+    """Return all objects that `wants` reach and the client, having `haves`, lacks.
+
+    Wants and haves may be of any type. Haves that are not here are passed over.
+
+    Args:
+        boundary: commits whose parents are not to be sent (the client's new shallow commits, and the server's
+        own). client_shallow: commits whose parents the client has not got. extra_uninteresting: commits that
+        the client has beside its haves, as those that it is to unshallow.
+
+    Raises:
+        ObjectMissing, PackError
+    """
+    objects: dict[bytes, int] = {}
+    known: set[bytes] = set()
+    known_commits: list[bytes] = []
+    known_trees: list[bytes] = []
+    for have in (*haves, *extra_uninteresting):
+        try:
+            tags, raw_oid, kind = store.peel(have)
+        except (ObjectMissing, PackError):
+            continue
+        known.update(tags)
+        if kind == COMMIT:
+            known_commits.append(raw_oid)
+        elif kind == TREE:
+            known_trees.append(raw_oid)
+        else:
+            known.add(raw_oid)
+    commits: list[bytes] = []
+    trees: list[bytes] = []
+    blobs: list[bytes] = []
+    for want in wants:
+        tags, raw_oid, kind = store.peel(want)
+        objects.update((tag, TAG) for tag in tags if tag not in known)
+        (commits if kind == COMMIT else trees if kind == TREE else blobs).append(raw_oid)
+    new, edges = walk_commits(
+        store, commits, known_commits, boundary=boundary, client_shallow=client_shallow, tick=tick
+    )
+    if boundary or client_shallow:
+        # The new commits are not children of the known ones then. (git: rev-list --objects-edge-aggressive)
+        edges.update(known_commits)
+    commit = store.commit
+    reader = _Trees(store, objects, known, tick)
+    for raw_oid in edges:
+        try:
+            known_trees.append(commit(raw_oid).tree)
+        except (ObjectMissing, PackError):
+            continue
+    reader.mark_known(known_trees)
+    known.update(edges)
+    for raw_oid in new:
+        objects[raw_oid] = COMMIT
+    trees.extend([commit(raw_oid).tree for raw_oid in new])
+    reader.select(trees)
+    for raw_oid in blobs:
+        if raw_oid not in known:
+            objects[raw_oid] = BLOB
+    return Selection(objects, known)
+
+
+_KINDS = {b"40": TREE, b"10": BLOB, b"12": BLOB, b"16": 0}
+"""What an entry refers to, by the first two digits of its mode as git writes it; 0 for a gitlink."""
+
+
+def _kind_of(data: bytes, start: int, nul: int) -> int:
+    """Tell what an entry refers to whose mode is written in an unusual way (zero-padded, or of old tools)."""
+    mode = data[start:nul].partition(b" ")[0]
+    if not re.fullmatch(b"[0-7]{1,11}", mode):
+        raise PackError("a tree is malformed")
+    format_bits = int(mode, 8) & 0o170000
+    return TREE if format_bits == 0o040000 else 0 if format_bits == 0o160000 else BLOB
+
+
+class _Trees:
+    """Goes through trees, each once, and adds what they refer to to a dict of new or a set of known objects.
+
+    A skeleton is a tree's data with each oid blanked out, so that its only NULs are those that end names:
+    with it, where an entry starts can be told without reading from the tree's start, and found in both
+    directions in C.
+    """
+
+    def __init__(self, store: ObjectStore, objects: dict[bytes, int], known: set[bytes], tick: Tick) -> None:
+        self._store = store
+        self._objects = objects
+        self._known = known
+        self._tick = tick
+        raw_len = store.format.raw_len
+        self._raw_len = raw_len
+        self._blank = b"x" * raw_len
+        self._blank_out = re.compile(b"(?s)\\0.{%d}" % raw_len).sub
+        # (serial of pack, offset) -> data and skeleton, least recently used first. All have been gone
+        # through.
+        self._cache: dict[tuple[int, int], tuple[bytes, bytes | None]] = {}
+        self._cached_bytes = 0
+
+    def mark_known(self, trees: Iterable[bytes]) -> None:
+        """Add trees, and all that is below them, to the known objects. What is missing is let be."""
+        known = self._known
+        level = {raw_oid for raw_oid in trees if raw_oid not in known}
+        while level:
+            known.update(level)
+            following: set[bytes] = set()
+            for subtrees, blobs in self._read(level, missing_ok=True):
+                following.update(subtrees)
+                known.update(blobs)
+            level = following - known
+
+    def select(self, trees: Iterable[bytes]) -> None:
+        """Add trees, and all that is below them, to the new objects, as far as they are not known."""
+        known, objects = self._known, self._objects
+        level = {raw_oid for raw_oid in trees if raw_oid not in known}
+        while level:
+            objects.update(dict.fromkeys(level, TREE))
+            following: set[bytes] = set()
+            for subtrees, blobs in self._read(level, missing_ok=False):
+                for raw_oid in subtrees:
+                    if raw_oid not in objects and raw_oid not in known:
+                        following.add(raw_oid)
+                for raw_oid in blobs:
+                    if raw_oid not in objects and raw_oid not in known:
+                        objects[raw_oid] = BLOB
+            level = following
+
+    def _read(
+        self, level: set[bytes], *, missing_ok: bool
+    ) -> Iterator[tuple[Collection[bytes], Collection[bytes]]]:
+        """Give subtrees and blobs of each tree, in the order of packs; may leave out what was given
+        before."""
+        number = 0
+        for pack, offsets, missed in self._places(level):
+            for offset in offsets:
+                number += 1
+                if not number % _TICK_EVERY:
+                    self._tick(len(self._objects))
+                yield self._read_packed(pack, offset)
+            for raw_oid in missed:
+                try:
+                    kind, data = self._store.read(raw_oid)
+                except ObjectMissing:
+                    if missing_ok:
+                        continue
+                    raise
+                if kind != TREE:
+                    raise PackError("an object is no tree, but taken for one")
+                yield tree_references(data, self._raw_len)
+
+    def _places(self, level: set[bytes]) -> Iterator[tuple[PackFile, list[int], list[bytes]]]:
+        """Group trees by pack, with offsets ascending; the last group holds those in no pack as well."""
+        groups: dict[int, tuple[PackFile, list[int]]] = {}
+        missed: list[bytes] = []
+        packs = self._store.packs()
+        if len(packs) == 1 and len(level) * 12 > packs[0].count:
+            pack = packs[0]
+            positions = pack.positions_in(level)
+            if len(positions) == len(level):
+                yield pack, sorted(map(pack.offset_at, positions)), []
+                return
+        for raw_oid in level:
+            place = self._store.locate(raw_oid)
+            if place is None:
+                missed.append(raw_oid)
+            else:
+                pack, offset = place
+                group = groups.get(pack.serial)
+                if group is None:
+                    groups[pack.serial] = (pack, [offset])
+                else:
+                    group[1].append(offset)
+        for pack, offsets in groups.values():
+            offsets.sort()
+            yield pack, offsets, []
+        if missed:
+            yield packs[0] if packs else pack, [], missed
+
+    def _read_packed(self, pack: PackFile, offset: int) -> tuple[Collection[bytes], Collection[bytes]]:
+        kind, size, base, start = pack.entry(offset)
+        serial = pack.serial
+        if kind == OFS_DELTA:
+            key = (serial, base)
+            cached = self._cache.pop(key, None)
+            if cached is not None:
+                data, skeleton = cached
+                if skeleton is None:
+                    skeleton = self._blank_out(b"\0" + self._blank, data)
+                    self._cached_bytes += len(skeleton)
+                self._cache[key] = (data, skeleton)
+                delta, _ = inflate(pack.data, start, size)
+                return self._read_delta((serial, offset), data, skeleton, delta)
+        kind, data = pack.read_at(offset)
+        if kind != TREE:
+            raise PackError("an object is no tree, but taken for one")
+        references = tree_references(data, self._raw_len)
+        self._keep((serial, offset), data, None)
+        return references
+
+    def _keep(self, key: tuple[int, int], data: bytes, skeleton: bytes | None) -> None:
+        self._cached_bytes += len(data) + (len(skeleton) if skeleton is not None else 0)
+        cache = self._cache
+        cache[key] = (data, skeleton)
+        while self._cached_bytes > _TREES_BYTES:
+            dropped, blanked = cache.pop(next(iter(cache)))
+            self._cached_bytes -= len(dropped) + (len(blanked) if blanked is not None else 0)
+
+    def _read_delta(
+        self, key: tuple[int, int], base: bytes, skeleton: bytes, delta: bytes
+    ) -> tuple[Collection[bytes], Collection[bytes]]:
+        """Go through a tree given as delta of one gone through already: give what entries that were touched
+        refer to.
+
+        An entry is untouched when the delta copies it whole, from where an entry starts in the base. All
+        starts are known exactly, by going from entry to entry and jumping over what was copied.
+        """
+        base_size, size, at = delta_sizes(delta)
+        if base_size != len(base):
+            raise PackError("failed to apply delta: base is of another size")
+        pieces: list[bytes] = []
+        copies: list[tuple[int, int, int]] = []
+        total = 0
+        end = len(delta)
+        try:
+            while at < end:
+                code = delta[at]
+                at += 1
+                if code & 0x80:
+                    offset = length = 0
+                    if code & 1:
+                        offset = delta[at]
+                        at += 1
+                    if code & 2:
+                        offset |= delta[at] << 8
+                        at += 1
+                    if code & 4:
+                        offset |= delta[at] << 16
+                        at += 1
+                    if code & 8:
+                        offset |= delta[at] << 24
+                        at += 1
+                    if code & 16:
+                        length = delta[at]
+                        at += 1
+                    if code & 32:
+                        length |= delta[at] << 8
+                        at += 1
+                    if code & 64:
+                        length |= delta[at] << 16
+                        at += 1
+                    length = length or 0x10000
+                    pieces.append(base[offset : offset + length])
+                    copies.append((total, offset, length))
+                    total += length
+                    if total > size:
+                        break
+                elif code:
+                    pieces.append(delta[at : at + code])
+                    at += code
+                    total += code
+                else:
+                    raise PackError("bad delta: reserved instruction")
+        except IndexError:
+            raise PackError("bad delta: ends in a copy instruction") from None
+        data = b"".join(pieces)
+        if not len(data) == total == size:
+            raise PackError("failed to apply delta: result is of another size")
+
+        subtrees: list[bytes] = []
+        blobs: list[bytes] = []
+        bones: list[bytes] = []
+        step = self._raw_len + 1
+        blank = self._blank
+        here = 0
+        copies.append((size, 0, 0))
+        for copied_to, offset, length in copies:
+            stop = copied_to + length
+            shift = offset - copied_to
+            while here < stop or here < copied_to:
+                there = here + shift
+                if here >= copied_to and (there == 0 or (there >= step and not skeleton[there - step])):
+                    # An entry starts here, and one starts there in the base: up to the last that was copied
+                    # whole, they are the same.
+                    nul = skeleton.rfind(b"\0", there, offset + length - step + 1)
+                    if nul >= 0:
+                        bones.append(skeleton[there : nul + step])
+                        here = nul + step - shift
+                        if here >= stop:
+                            break
+                nul = data.find(b"\0", here)
+                following = nul + step
+                if nul < 0 or following > size:
+                    raise PackError("a tree is malformed")
+                kind = _KINDS.get(data[here : here + 2])
+                if kind is None:
+                    kind = _kind_of(data, here, nul)
+                if kind == BLOB:
+                    blobs.append(data[nul + 1 : following])
+                elif kind:
+                    subtrees.append(data[nul + 1 : following])
+                bones.append(data[here : nul + 1])
+                bones.append(blank)
+                here = following
+        self._keep(key, data, b"".join(bones))
+        return subtrees, blobs
