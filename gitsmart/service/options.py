@@ -1,8 +1,10 @@
 """What a service may do and for how long, and what it tells of a request afterwards."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from gitsmart._version import __version__
+from gitsmart.pack.indexer import IngestLimits
 
 __all__ = ["ServiceOptions", "ServiceReport"]
 
@@ -28,6 +30,14 @@ class ServiceOptions:
     """Most ref update commands and push options in one push."""
     push_bytes: int = 128 << 20
     """Most bytes in those lines."""
+    ingest: IngestLimits = field(default_factory=IngestLimits)
+    """What a pushed pack may hold; a repository's receive.maxInputSize can only lower it."""
+    detect_collisions: bool = True
+    """Refuse objects made to collide in SHA-1."""
+    hook_timeout_s: float = 600.0
+    """The longest that one hook may run. git has no limit."""
+    hook_environ: Mapping[str, str] = field(default_factory=dict)
+    """What all hooks find in their environment besides git's variables: HOME, LANG, PATH and the like."""
 
 
 @dataclass(slots=True)

@@ -110,6 +110,11 @@ class PushRequestParser:
         self._in_options = False
         self._has_certificate = False
 
+    @property
+    def side_band(self) -> bool:
+        """True when a line so far chose side-band-64k: an error in the rest goes to band 3."""
+        return b"side-band-64k" in self._capabilities
+
     def receive(self, line: PktLine) -> PushRequest | None:
         """Take the next pkt-line; return the request when this one ended it, else None.
 
