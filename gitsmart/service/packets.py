@@ -1,9 +1,9 @@
 """pkt-lines read from a `Channel`, and after them the plain bytes that follow, through one object."""
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
-from gitsmart.errors import ProtocolError
+from gitsmart.errors import LimitExceeded, ProtocolError
 from gitsmart.wire.pktline import PktLine, PktLineDecoder, Special
 
 __all__ = ["PktLineReader"]
@@ -50,6 +50,13 @@ class PktLineReader:
                 self._rest = self._decoder.leftover()
         return self._events.popleft()
 
+    def peek_line(self) -> PktLine | None:
+        """Return what `read_line` will return, without taking it. Raises as `read_line`."""
+        line = self.read_line()
+        if line is not None:
+            self._events.appendleft(line)
+        return line
+
     def expect_line(self) -> PktLine:
         """Return the next pkt-line where one has to come.
 
@@ -70,3 +77,21 @@ class PktLineReader:
             self._rest = self._rest[n:]
             return data
         return self._read(n)
+
+    def iter_section(self, *, limit_lines: int, limit_bytes: int) -> Iterator[bytes]:
+        """Yield the payloads up to the next flush-pkt, which is taken too.
+
+        Raises:
+            ProtocolError: a pkt-line is malformed, or none of those that may come here, or the request ends.
+            LimitExceeded: there are more than `limit_lines`, or more than `limit_bytes` in them.
+            Disconnected: see `Channel.read`.
+        """
+        lines = size = 0
+        while (line := self.expect_line()) is not Special.FLUSH:
+            if not isinstance(line, bytes):
+                raise ProtocolError("protocol error: got an unexpected packet")
+            lines += 1
+            size += len(line)
+            if lines > limit_lines or size > limit_bytes:
+                raise LimitExceeded(f"request has more than {limit_lines} lines or {limit_bytes} bytes")
+            yield line

@@ -1,0 +1,487 @@
+"""upload-pack: what the client wants and has, then the pack that makes the difference.
+
+    v2      command=ls-refs -> refs;  command=fetch -> [acknowledgments] [shallow-info] packfile
+    v0, v1  wants [shallow, deepen] flush -> [shallow lines flush]
+            (haves flush -> ACKs, NAK)* [haves] done -> ACK or NAK -> pack
+
+Over HTTP each request stands alone: the client repeats what was agreed, and every one is answered from
+nothing. With `stateless=False` the conversation goes on over one connection instead (git://).
+
+Errors go where the client listens: `ERR` before the pack, band 3 inside it. A pack that can't be finished is
+never made to look finished. gitprotocol-pack, "Packfile Negotiation", "Packfile Data"; gitprotocol-v2,
+"fetch"; git: upload-pack.c, serve.c.
+
+What this leaves out: filters, deepen-since and deepen-not, ref-in-want, wait-for-done, sideband-all.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Iterable
+
+from gitsmart.pack.writer import PackStats, write_pack
+
+from gitsmart.errors import (
+    Disconnected,
+    GitsmartError,
+    LimitExceeded,
+    ObjectMissing,
+    PackError,
+    ProtocolError,
+)
+from gitsmart.pack.objects import COMMIT, TAG, to_hex, to_raw
+from gitsmart.pack.select import Selection, reaches_common, select_objects, walk_commits
+from gitsmart.repo.repository import Repository
+from gitsmart.service.advertise import V2_CAPABILITIES, V2_COMMANDS, write_advertisement
+from gitsmart.service.channel import Channel
+from gitsmart.service.ls_refs import ls_refs
+from gitsmart.service.options import ServiceOptions, ServiceReport
+from gitsmart.service.packets import PktLineReader
+from gitsmart.service.shallow import ShallowPlan, known_shallow, plan_shallow
+from gitsmart.wire.capabilities import CommandHeadParser
+from gitsmart.wire.pktline import DELIM_PKT, FLUSH_PKT, Special, error_pkt, pkt
+from gitsmart.wire.sideband import KEEPALIVE_PKT, SideBandWriter
+from gitsmart.wire.upload_request import (
+    FetchRequest,
+    MultiAck,
+    parse_fetch_arguments,
+    parse_have,
+    parse_ls_refs_arguments,
+    parse_upload_request,
+)
+
+__all__ = ["upload_pack"]
+
+_logger = logging.getLogger(__name__)
+
+# git: upload-pack.c create_pack_file()
+_ABORT = "aborting due to possible repository corruption on the remote side."
+
+
+def upload_pack(
+    repo: Repository, channel: Channel, *, version: int, options: ServiceOptions, stateless: bool = True
+) -> ServiceReport:
+    """Serve one fetch request, or with `stateless=False` one whole connection, refs first.
+
+    An error that the client was told of (as `ERR` or on band 3) is in the report and isn't raised.
+
+    Args:
+        version: 0, 1 or 2, as the Git-Protocol header asks.
+
+    Raises:
+        Disconnected: the peer has gone.
+        GitsmartError, OSError: the answer can't be given, and the client doesn't know yet: nothing was
+        written, or
+            a pack without side-band broke off.
+    """
+    return _UploadPack(repo, channel, options, stateless=stateless).run(version)
+
+
+class _UploadPack:
+    """One conversation."""
+
+    def __init__(
+        self, repo: Repository, channel: Channel, options: ServiceOptions, *, stateless: bool
+    ) -> None:
+        self._repo = repo
+        self._store = repo.objects
+        self._hex_len = repo.format.hex_len
+        self._channel = channel
+        self._options = options
+        self._stateless = stateless
+        self._packets = PktLineReader(channel.read)
+        self._report = ServiceReport()
+        self._server_shallow: frozenset[bytes] = frozenset()
+        self._has_answered = False
+        self._lines_left = options.fetch_lines
+        self._bytes_left = options.fetch_bytes
+
+    def run(self, version: int) -> ServiceReport:
+        self._server_shallow = self._repo.shallow()
+        try:
+            if not self._stateless:
+                write_advertisement(
+                    self._repo,
+                    self._channel,
+                    service="git-upload-pack",
+                    version=version,
+                    options=self._options,
+                    stateless=False,
+                )
+                self._has_answered = True
+                self._channel.flush()
+            if version == 2:
+                while self._serve_command() and not self._stateless:
+                    self._channel.flush()
+            else:
+                self._serve_v0()
+        except ProtocolError as error:
+            self._write(error_pkt(str(error)))
+            self._tell_report(str(error))
+        except (PackError, ObjectMissing, OSError):
+            if not self._has_answered:
+                raise
+            _logger.exception("fetch from %s broke off", self._repo.name)
+            self._write(error_pkt(f"upload-pack: {_ABORT}"))
+            self._tell_report(_ABORT)
+        self._channel.flush()
+        return self._report
+
+    def _write(self, data: bytes) -> None:
+        self._has_answered = True
+        self._channel.write(data)
+
+    def _tell_report(self, text: str) -> None:
+        self._report.failed = True
+        self._report.note = text
+
+    def _section(self) -> Iterable[bytes]:
+        return self._packets.iter_section(
+            limit_lines=self._options.fetch_lines, limit_bytes=self._options.fetch_bytes
+        )
+
+    def _tick(self, _: int) -> None:
+        self._channel.check()
+
+    # ------------------------------------------------------------------------------------------------- v2
+
+    def _serve_command(self) -> bool:
+        """Serve one v2 command; False when the client has no more."""
+        parser = CommandHeadParser(
+            commands=V2_COMMANDS, capabilities=V2_CAPABILITIES, object_format=self._repo.format.name
+        )
+        line = self._packets.read_line()
+        if line is None:
+            return False
+        while (head := parser.receive(line)) is None:
+            line = self._packets.expect_line()
+        if not head.command:
+            return False
+        arguments = self._section() if head.has_arguments else ()
+        if head.command == b"ls-refs":
+            request = parse_ls_refs_arguments(arguments)
+            self._report.note = "ls-refs"
+            self._has_answered = True
+            self._report.refs += ls_refs(self._repo, self._channel, request)
+        else:
+            self._fetch(parse_fetch_arguments(arguments, hex_len=self._hex_len))
+        return True
+
+    def _fetch(self, request: FetchRequest) -> None:
+        wants = self._existing_wants(request)
+        if not wants:
+            # Nothing wanted, nothing said (git: upload_pack_v2()).
+            return
+        client_shallow = self._client_shallow(request)
+        common = list(self._present(request.haves))
+        if request.haves and not request.done:
+            lines = [b"acknowledgments\n"]
+            lines += [b"ACK %b\n" % to_hex(raw_oid) for raw_oid in common] or [b"NAK\n"]
+            is_ready = self._is_ready(wants, common, client_shallow)
+            if is_ready:
+                lines.append(b"ready\n")
+            self._write(b"".join(map(pkt, lines)) + (DELIM_PKT if is_ready else FLUSH_PKT))
+            if not is_ready:
+                self._report.note = "negotiation"
+                return
+        plan = self._plan(request, wants, client_shallow, tell_server_shallow=True)
+        if request.depth or request.shallow or self._server_shallow:
+            self._write(b"".join([pkt(b"shallow-info\n"), *map(pkt, plan.lines), DELIM_PKT]))
+        self._write(pkt(b"packfile\n"))
+        self._send_pack(request, wants, common, plan)
+
+    def _existing_wants(self, request: FetchRequest) -> list[bytes]:
+        """The wants as raw oids. v2 serves any object that is there, reachable or not, as git does."""
+        wants = [to_raw(oid) for oid in request.wants]
+        present = self._store.present(wants)
+        for raw_oid in wants:
+            if raw_oid not in present:
+                raise _not_our_ref(raw_oid)
+        self._report.refs += len(wants)
+        return wants
+
+    # --------------------------------------------------------------------------------------------- v0, v1
+
+    def _serve_v0(self) -> None:
+        line = self._packets.peek_line()
+        if line is None:
+            # A client that only looked at the refs hangs up, and git's probe may have no body at all.
+            return
+        request = parse_upload_request(self._section(), hex_len=self._hex_len)
+        if not request.wants:
+            return
+        wants = self._existing_wants(request)
+        self._check_reachable(wants)
+        client_shallow = self._client_shallow(request)
+        plan = self._plan(request, wants, client_shallow, tell_server_shallow=False)
+        if request.depth:
+            self._write(b"".join(map(pkt, plan.lines)) + FLUSH_PKT)
+            self._flush_if_stateful()
+        if self._stateless and self._packets.peek_line() is None:
+            # The client only wanted the shallow lines, and asks again with its haves.
+            self._report.note = "shallow lines"
+            return
+        common = self._negotiate(request, wants, client_shallow)
+        if common is None:
+            self._report.note = "negotiation"
+            return
+        self._send_pack(request, wants, common, plan)
+
+    def _flush_if_stateful(self) -> None:
+        if not self._stateless:
+            self._channel.flush()
+
+    def _check_reachable(self, wants: list[bytes]) -> None:
+        """Refuse wants that no ref leads to.
+
+        Over HTTP any commit that a ref reaches may be asked for, since refs may have moved after they were
+        advertised; over one connection, only what was advertised (git: upload-pack.c check_non_tip()).
+        """
+        snapshot = self._repo.refs()
+        refs = snapshot.refs if snapshot.head is None else (snapshot.head, *snapshot.refs)
+        tips = {to_raw(ref.oid) for ref in refs}
+        others = [raw_oid for raw_oid in wants if raw_oid not in tips]
+        if not others:
+            return
+        if not self._stateless:
+            raise _not_our_ref(others[0])
+        for raw_oid in others:
+            if self._store.type_of(raw_oid) != COMMIT:
+                raise _not_our_ref(raw_oid)
+        tip_commits = self._commits_of(to_raw(ref.peeled or ref.oid) for ref in refs)
+        commits, _ = walk_commits(self._store, others, tip_commits, tick=self._tick)
+        if commits:
+            unreachable = set(commits)
+            raise _not_our_ref(next(raw_oid for raw_oid in others if raw_oid in unreachable))
+
+    def _negotiate(
+        self, request: FetchRequest, wants: list[bytes], client_shallow: frozenset[bytes]
+    ) -> list[bytes] | None:
+        """Agree on what the client has: the common objects, or None when the client is to ask again.
+
+        Each round of haves is looked up and answered together. Whether they suffice is decided once a round,
+        where git asks for each have that it doesn't know: that costs a walk through history for every one.
+        """
+        common: dict[bytes, None] = {}
+        last = b""
+        is_ready = False
+        while True:
+            haves, is_done = self._read_round()
+            present = self._store.present(to_raw(oid) for oid in haves)
+            known = [oid for oid in haves if to_raw(oid) in present]
+            before = len(common)
+            common.update((to_raw(oid), None) for oid in known)
+            if request.multi_ack is not MultiAck.NONE and len(common) > before and not is_done:
+                is_ready = self._is_ready(wants, list(common), client_shallow)
+            lines: list[bytes] = []
+            if request.multi_ack is MultiAck.DETAILED:
+                lines += [b"ACK %b common\n" % oid for oid in known]
+            elif request.multi_ack is MultiAck.CONTINUE:
+                lines += [b"ACK %b continue\n" % oid for oid in haves if is_ready or to_raw(oid) in present]
+            elif known and not before:
+                lines.append(b"ACK %b\n" % known[0])
+            last = known[-1] if known else last
+            if is_done:
+                if not common:
+                    lines.append(b"NAK\n")
+                elif request.multi_ack is not MultiAck.NONE:
+                    lines.append(b"ACK %b\n" % last)
+                self._write(b"".join(map(pkt, lines)))
+                return list(common)
+            if is_ready and request.multi_ack is MultiAck.DETAILED:
+                lines.append(b"ACK %b ready\n" % last)
+            if not common or request.multi_ack is not MultiAck.NONE:
+                lines.append(b"NAK\n")
+            if is_ready and request.multi_ack is MultiAck.DETAILED and request.no_done:
+                lines.append(b"ACK %b\n" % last)
+                self._write(b"".join(map(pkt, lines)))
+                return list(common)
+            self._write(b"".join(map(pkt, lines)))
+            if self._stateless:
+                return None
+            self._channel.flush()
+
+    def _read_round(self) -> tuple[list[bytes], bool]:
+        """Read haves up to a flush-pkt, or to done: the oids, and whether it was done."""
+        haves: dict[bytes, None] = {}
+        while True:
+            line = self._packets.expect_line()
+            if line is Special.FLUSH:
+                return list(haves), False
+            if not isinstance(line, bytes):
+                raise ProtocolError("protocol error: got an unexpected packet")
+            self._lines_left -= 1
+            self._bytes_left -= len(line)
+            if self._lines_left < 0 or self._bytes_left < 0:
+                raise LimitExceeded(f"request has more than {self._options.fetch_lines} haves")
+            oid = parse_have(line, hex_len=self._hex_len)
+            if oid is None:
+                return list(haves), True
+            haves[oid] = None
+
+    # ------------------------------------------------------------------------------------------------ both
+
+    def _client_shallow(self, request: FetchRequest) -> frozenset[bytes]:
+        return known_shallow(self._store, map(to_raw, request.shallow))
+
+    def _present(self, oids: Iterable[bytes]) -> Iterable[bytes]:
+        raw_oids = [to_raw(oid) for oid in oids]
+        present = self._store.present(raw_oids)
+        return (raw_oid for raw_oid in raw_oids if raw_oid in present)
+
+    def _commits_of(self, raw_oids: Iterable[bytes]) -> list[bytes]:
+        """The commits among `raw_oids`, tags peeled."""
+        commits: dict[bytes, None] = {}
+        for raw_oid in raw_oids:
+            try:
+                _, target, kind = self._store.peel(raw_oid)
+            except ObjectMissing:
+                continue
+            if kind == COMMIT:
+                commits[target] = None
+        return list(commits)
+
+    def _is_ready(self, wants: list[bytes], common: list[bytes], client_shallow: frozenset[bytes]) -> bool:
+        if not common:
+            return False
+        commits = set(self._commits_of(common))
+        return reaches_common(
+            self._store, wants, commits, client_shallow | self._server_shallow, tick=self._tick
+        )
+
+    def _plan(
+        self,
+        request: FetchRequest,
+        wants: list[bytes],
+        client_shallow: frozenset[bytes],
+        *,
+        tell_server_shallow: bool,
+    ) -> ShallowPlan:
+        server_shallow = self._server_shallow
+        if not (request.depth or client_shallow or server_shallow):
+            return ShallowPlan()
+        return plan_shallow(
+            self._store,
+            heads=self._commits_of(wants),
+            client_shallow=client_shallow,
+            server_shallow=server_shallow,
+            depth=request.depth,
+            is_relative=request.deepen_relative,
+            tell_server_shallow=tell_server_shallow,
+            tick=self._tick,
+        )
+
+    def _send_pack(
+        self, request: FetchRequest, wants: list[bytes], common: list[bytes], plan: ShallowPlan
+    ) -> None:
+        """Send the pack, in side-band packets and their flush-pkt unless the client can't read those."""
+        if not request.side_band_limit:
+            selection = self._select(request, wants, common, plan, self._tick)
+            self._write_pack(request, selection, common, self._channel.write)
+            return
+        band = SideBandWriter(self._channel.write, request.side_band_limit)
+        if self._options.keepalive_s > 0:
+            self._channel.flush()
+            self._channel.keepalive(KEEPALIVE_PKT, self._options.keepalive_s)
+        try:
+            progress = _Progress(self._channel, band, self._options, is_shown=not request.no_progress)
+            selection = self._select(request, wants, common, plan, progress.enumerating)
+            progress.enumerated(len(selection.objects))
+            stats = self._write_pack(request, selection, common, band.data)
+            band.flush()
+            progress.total(stats)
+        except Disconnected:
+            raise
+        except Exception as error:
+            self._channel.keepalive(b"", 0)
+            band.error(f"upload-pack: {_ABORT}")
+            self._channel.write(FLUSH_PKT)
+            self._channel.flush()
+            self._tell_report(_ABORT)
+            if not isinstance(error, (GitsmartError, OSError)):
+                raise
+            _logger.exception("fetch from %s broke off", self._repo.name)
+            return
+        self._channel.keepalive(b"", 0)
+        band.finish()
+
+    def _select(
+        self,
+        request: FetchRequest,
+        wants: list[bytes],
+        common: list[bytes],
+        plan: ShallowPlan,
+        tick: Callable[[int], None],
+    ) -> Selection:
+        selection = select_objects(
+            self._store,
+            wants=[*wants, *plan.extra_wants],
+            haves=common,
+            boundary=plan.boundary,
+            client_shallow=plan.client_shallow,
+            extra_uninteresting=plan.extra_uninteresting,
+            tick=tick,
+        )
+        if request.include_tag:
+            # Annotated tags of what is sent go along (gitprotocol-capabilities, "include-tag").
+            for ref in self._repo.refs().refs:
+                if ref.peeled is not None and to_raw(ref.peeled) in selection.objects:
+                    for raw_oid in self._store.peel(to_raw(ref.oid))[0]:
+                        selection.objects.setdefault(raw_oid, TAG)
+        return selection
+
+    def _write_pack(
+        self,
+        request: FetchRequest,
+        selection: Selection,
+        common: list[bytes],
+        write: Callable[[bytes | bytearray | memoryview], None],
+    ) -> PackStats:
+        stats = write_pack(
+            self._store,
+            selection,
+            write,
+            thin=request.thin_pack,
+            ofs_delta=request.ofs_delta,
+            tick=self._tick,
+        )
+        self._report.objects += stats.objects
+        self._report.note = "fetch" if common else "clone"
+        if request.depth:
+            self._report.note += f", depth {request.depth}"
+        return stats
+
+
+class _Progress:
+    """The lines that git shows behind `remote: `, in git's words, each at most every so often."""
+
+    def __init__(
+        self, channel: Channel, band: SideBandWriter, options: ServiceOptions, *, is_shown: bool
+    ) -> None:
+        self._channel = channel
+        self._band = band
+        self._interval_s = options.progress_interval_s
+        self._is_shown = is_shown
+        self._shown_at = time.monotonic()
+
+    def enumerating(self, count: int) -> None:
+        self._channel.check()
+        now = time.monotonic()
+        if self._is_shown and now - self._shown_at >= self._interval_s:
+            self._shown_at = now
+            self._show(b"Enumerating objects: %d\r" % count)
+
+    def enumerated(self, count: int) -> None:
+        if self._is_shown:
+            self._show(b"Enumerating objects: %d, done.\n" % count)
+
+    def total(self, stats: PackStats) -> None:
+        if self._is_shown:
+            self._show(b"Total %d, reused %d\n" % (stats.objects, stats.copied))
+
+    def _show(self, text: bytes) -> None:
+        self._band.progress(text)
+        self._channel.flush()
+
+
+def _not_our_ref(raw_oid: bytes) -> ProtocolError:
+    return ProtocolError(f"upload-pack: not our ref {to_hex(raw_oid).decode('ascii')}")
