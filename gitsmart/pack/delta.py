@@ -15,7 +15,7 @@ from gitsmart.errors import LimitExceeded, PackError
 
 _native: "Callable[[bytes, bytes], list[bytes]] | None" = None
 try:
-    from dulwich import _pack
+    from dulwich import _pack  # type: ignore[attr-defined]
 except ImportError:  # dulwich without its Rust extension
     pass
 else:

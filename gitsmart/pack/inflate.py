@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Final, Protocol
 from gitsmart.errors import PackError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
-__all__ = ["BACKEND", "InflateError", "Inflater", "crc32", "decompressobj", "inflate"]
+__all__ = ["BACKEND", "InflateError", "Inflater", "crc32", "decompressobj", "inflate", "inflated_pieces"]
 
 
 class Inflater(Protocol):
@@ -77,3 +77,24 @@ def inflate(buffer: "bytes | memoryview", start: int, size: int) -> tuple[bytes,
     if not inflater.eof or got != size:
         raise PackError("corrupt zlib stream: not of the size that was declared")
     return b"".join(pieces), pos + len(window) - len(inflater.unused_data)
+
+
+def inflated_pieces(buffer: "bytes | memoryview", start: int, size: int) -> "Iterator[bytes]":
+    """Inflate as `inflate` does, in pieces of at most 256 KiB."""
+    inflater = decompressobj()
+    view = memoryview(buffer)
+    pos = start
+    left = size
+    try:
+        while not inflater.eof:
+            window = view[pos : pos + _WINDOW]
+            piece = inflater.decompress(window, min(left + 1, 1 << 18))
+            pos += len(window) - len(inflater.unconsumed_tail)
+            left -= len(piece)
+            if left < 0 or not (window or piece):
+                break
+            yield piece
+    except InflateError as error:
+        raise PackError("inflate returned an error: corrupt zlib stream") from error
+    if left or not inflater.eof:
+        raise PackError("corrupt zlib stream: not of the size that was declared")

@@ -1,0 +1,895 @@
+"""A pack streams in; .pack, .idx and .rev come out. Deltas are resolved as they arrive.
+
+    read(n) --> tmp_pack_* --> inflate each entry once --> whole object ---------> oid, facts --> base cache
+                    ^                                  \\-> delta on a known base -^
+                    |                                   \\-> delta on a base to come: deferred to the end
+                    \\-- what the cache dropped is inflated again from the file
+
+The pack must hold exactly the entries that its header declares, then its checksum, then end
+(gitformat-pack; git: builtin/index-pack.c, whose words the errors use). REF_DELTAs on objects of the
+repository (thin pack) are completed by appending these, as `git index-pack --fix-thin` does.
+
+Nothing the peer claims is believed before it is there: sizes are compared with the limits before anything is
+inflated, and memory is taken for what arrives, never for what is announced. Memory: about 45 bytes an object
+besides its place in `PackFacts` (150), the base cache (32 MiB), and a base, a delta and its result, within
+`IngestLimits.delta_bytes`. A blob of 1 MiB or more that is no delta goes through in pieces.
+
+Not done here: fsync and moving into place (repo/quarantine.py), fsck's checks of style.
+"""
+
+import contextlib
+import os
+import struct
+import tempfile
+import zlib
+from array import array
+from bisect import bisect_left
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from gitsmart.errors import LimitExceeded, ObjectMissing, PackError
+from gitsmart.pack.delta import apply_delta, delta_sizes
+from gitsmart.pack.inflate import InflateError, crc32, decompressobj, inflate, inflated_pieces
+from gitsmart.pack.objectid import ObjectHasher
+from gitsmart.pack.objects import (
+    BLOB,
+    COMMIT,
+    TAG,
+    TREE,
+    TYPE_NAMES,
+    ObjectFormat,
+    object_header,
+    parse_commit,
+    parse_tag,
+    to_hex,
+    tree_references,
+)
+from gitsmart.pack.packindex import index_pieces, order_by_name, reverse_index_pieces
+from gitsmart.pack.store import LooseObject, ObjectStore
+
+__all__ = ["IngestLimits", "IngestedPack", "PackFacts", "ingest_pack"]
+
+_OFS_DELTA: Final = 6
+_REF_DELTA: Final = 7
+_READ: Final = 1 << 16
+_PIECE: Final = 1 << 18
+_HUGE: Final = 1 << 20  # a blob from here on is hashed in pieces, not held
+_CACHE_BYTES: Final = 32 << 20  # 1 % of git/git's bases are missed with 64 MiB, 2 % with 16: packs.md A.5
+_TICK_OBJECTS: Final = 256
+_TICK_BYTES: Final = 16 << 20
+_BATCH_OBJECTS: Final = 256
+_NO_BASE: Final = -1
+_THIN: Final = -2  # this and below: the base is self._thin[-2 - parent]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IngestLimits:
+    """What a pushed pack may hold. Beyond any of them: LimitExceeded, as soon as it is claimed."""
+
+    pack_bytes: int | None = None
+    """The stream's length, as it arrives (git: receive.maxInputSize)."""
+    objects: int = 20_000_000
+    """Entries of the pack."""
+    object_bytes: int = 4 << 30
+    """One object, inflated."""
+    delta_bytes: int = 512 << 20
+    """An object that is a delta or has one, since these are held in memory: git makes no deltas of files
+    above core.bigFileThreshold, 512 MiB."""
+    structure_bytes: int = 64 << 20
+    """One commit, tree or tag: held whole, to read its references."""
+    delta_depth: int = 4095
+    """Deltas between an object and its whole base: the most that git pack-objects makes."""
+
+
+@dataclass(slots=True, kw_only=True)
+class PackFacts:
+    """What a pack holds and refers to, for the connectivity check; all oids raw."""
+
+    own: dict[bytes, int] = field(default_factory=dict)
+    """raw oid -> type of every object the peer sent. Bases that complete a thin pack are not among them."""
+    outside: dict[bytes, int] = field(default_factory=dict)
+    """raw oid -> expected type of what these refer to and the pack does not hold; gitlinks left out."""
+    conflicting: dict[bytes, int] = field(default_factory=dict)
+    """raw oid -> type it is referred to as, though it has, or is also referred to as, another."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IngestedPack:
+    """A pack that was written: `directory/pack-<checksum>.pack`, `.idx` and `.rev`."""
+
+    checksum: bytes  # hex: the pack's trailer, after thin bases were appended
+    objects: int  # those the peer sent; 0: there are no files
+    pack_bytes: int  # the stream's length
+    facts: PackFacts
+
+
+def ingest_pack(
+    read: Callable[[int], bytes],
+    directory: Path,
+    fmt: ObjectFormat,
+    *,
+    bases: ObjectStore,
+    detect_collisions: bool = True,
+    limits: IngestLimits,
+    tick: Callable[[int, int], None],
+    cache_bytes: int = _CACHE_BYTES,
+) -> IngestedPack:
+    """Read a pack to its end, check it, and write it into `directory`, mode 0444, not fsynced.
+
+    `read(n)` gives 1 to n bytes, b"" at the end. `bases` are the objects that are there already: a thin
+    pack's deltas may build on them, and an object that they hold too must be the same byte by byte.
+    `tick(done, total)` is called every few hundred objects or 16 MiB; what it raises ends the ingestion.
+    Blocking; one thread.
+
+    Whatever is raised, also out of `read` or `tick`, nothing of it is left in `directory`.
+
+    Raises: PackError, LimitExceeded; ConfigError when collisions can't be detected; OSError from the disk.
+    """
+    ingest = _Ingest(read, directory, fmt, bases, detect_collisions, limits, tick, cache_bytes)
+    try:
+        return ingest.run()
+    finally:
+        ingest.close()
+
+
+class _BaseCache:
+    """Objects that later deltas may build on: those used last, up to a number of bytes.
+
+    The newest stays whatever its size, so that a chain of large objects is not rebuilt for each of its links.
+    """
+
+    __slots__ = ("_bytes", "_items", "_limit")
+
+    def __init__(self, limit_bytes: int) -> None:
+        self._items: OrderedDict[int, tuple[int, bytes]] = OrderedDict()
+        self._bytes = 0
+        self._limit = limit_bytes
+
+    def get(self, index: int) -> tuple[int, bytes] | None:
+        item = self._items.get(index)
+        if item is not None:
+            self._items.move_to_end(index)
+        return item
+
+    def put(self, index: int, item: tuple[int, bytes]) -> None:
+        items = self._items
+        if index in items:
+            return
+        items[index] = item
+        self._bytes += len(item[1])
+        while self._bytes > self._limit and len(items) > 1:
+            self._bytes -= len(items.popitem(last=False)[1][1])
+
+    def clear(self) -> None:
+        self._items.clear()
+        self._bytes = 0
+
+
+class _Ingest:
+    """The state of one ingestion. An object's index is its place in the pack, from 0."""
+
+    def __init__(
+        self,
+        read: Callable[[int], bytes],
+        directory: Path,
+        fmt: ObjectFormat,
+        bases: ObjectStore,
+        detect_collisions: bool,
+        limits: IngestLimits,
+        tick: Callable[[int, int], None],
+        cache_bytes: int,
+    ) -> None:
+        self._read = read
+        self._directory = directory
+        self._format = fmt
+        self._raw_len = fmt.raw_len
+        self._bases = bases
+        self._limits = limits
+        self._tick = tick
+        self._hasher = ObjectHasher(fmt, detect_collisions=detect_collisions)
+        # The stream: `_buffer[_pos:]` is what has not been used; `_start` is the offset of `_buffer[0]`.
+        self._buffer = b""
+        self._view = memoryview(b"")
+        self._pos = 0
+        self._start = 0
+        self._ended = False
+        self._trailer = fmt.new_hash()
+        # The objects, in pack order
+        self._total = 0
+        self._done = 0  # resolved
+        self._offsets = array("Q")
+        self._crcs = array("I")
+        self._types = bytearray()  # 0: a delta that is not resolved yet
+        self._names = bytearray()
+        self._parents = array("i")  # index of the delta's base, _NO_BASE, or _THIN - k
+        self._depths = array("I")
+        self._end = 0  # offset after the last entry
+        self._cache = _BaseCache(cache_bytes)
+        self._thin: list[bytes] = []  # raw oids of bases in the repository
+        self._thin_places: dict[bytes, int] = {}
+        self._index_of: dict[bytes, int] | None = None  # raw oid -> index; only for packs with REF_DELTAs
+        self._awaiting_object: dict[int, list[int]] = {}
+        self._awaiting_name: dict[bytes, list[int]] = {}
+        # Facts, a set per type
+        self._own: tuple[set[bytes], ...] = (set(), set(), set(), set(), set())
+        self._wanted: tuple[set[bytes], ...] = (set(), set(), set(), set(), set())
+        self._batch: dict[bytes, int] = {}  # not yet looked up in `bases`
+        self._work_bytes = 0
+        self._crc = 0  # of the entry that arrives in pieces
+        self._huge: set[int] = set()
+        # Files
+        self._fd = -1
+        self._temporary: set[Path] = set()
+
+    # -- the whole
+
+    def run(self) -> IngestedPack:
+        self._open()
+        self._header()
+        self._scan()
+        self._trailing()
+        self._resolve_deferred()
+        self._check_known()
+        self._tick(self._done, self._total)
+        received = self._end + self._raw_len
+        objects = self._total
+        facts = self._facts()
+        if not objects:
+            checksum = self._trailer.digest()
+        else:
+            checksum = self._complete(facts.own)
+            self._write_files(checksum)
+        return IngestedPack(checksum=to_hex(checksum), objects=objects, pack_bytes=received, facts=facts)
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+        for path in self._temporary:
+            with contextlib.suppress(FileNotFoundError):
+                path.unlink()
+        self._temporary.clear()
+        self._cache.clear()
+
+    def _open(self) -> None:
+        fd, name = tempfile.mkstemp(prefix="tmp_pack_", dir=self._directory)
+        self._temporary.add(Path(name))
+        self._pack_path = Path(name)
+        self._fd = fd
+
+    # -- the stream
+
+    def _fill(self) -> bool:
+        """Read once; False at the end of the stream."""
+        if self._ended:
+            return False
+        chunk = self._read(_READ)
+        if not chunk:
+            self._ended = True
+            return False
+        limit = self._limits.pack_bytes
+        end = self._start + len(self._buffer) + len(chunk)
+        if limit is not None and end > limit:
+            raise LimitExceeded(f"pack exceeds maximum allowed size ({limit} bytes)")
+        _write_all(self._fd, chunk)
+        # Whatever was used is an entry or the header, never the trailer: that is hashed, and no more.
+        used = self._pos
+        if used:
+            self._trailer.update(self._view[:used])
+        self._start += used
+        self._buffer = self._buffer[used:] + chunk if used < len(self._buffer) else bytes(chunk)
+        self._view = memoryview(self._buffer)
+        self._pos = 0
+        return True
+
+    def _need(self, count: int) -> None:
+        """Have `count` unused bytes in the buffer, or all up to the stream's end."""
+        while len(self._buffer) - self._pos < count and self._fill():
+            pass
+
+    def _header(self) -> None:
+        self._need(12)
+        header = self._buffer[:12]
+        if len(header) < 12:
+            raise PackError("early EOF")
+        magic, version, total = struct.unpack(">4sII", header)
+        if magic != b"PACK":
+            raise PackError("pack signature mismatch")
+        if version not in (2, 3):
+            raise PackError(f"pack version {version} unsupported")
+        if total > self._limits.objects:
+            raise LimitExceeded(f"pack of {total} objects exceeds the limit of {self._limits.objects}")
+        self._pos = 12
+        self._total = total
+
+    def _trailing(self) -> None:
+        """Check that the checksum follows the last entry, and the end follows it."""
+        self._end = self._start + self._pos
+        raw_len = self._raw_len
+        self._need(raw_len + 1)
+        trailer = self._buffer[self._pos :]
+        if len(trailer) < raw_len:
+            raise PackError("early EOF")
+        self._trailer.update(self._view[: self._pos])
+        if trailer[:raw_len] != self._trailer.digest():
+            raise PackError("pack is corrupted (checksum mismatch)")
+        if len(trailer) > raw_len:
+            raise PackError("pack has junk at the end")
+        self._buffer = b""
+
+    def _scan(self) -> None:
+        """Read every entry. The hot loop: benchmarks/ingest.py."""
+        limits = self._limits
+        small = min(1 << 16, limits.object_bytes, limits.delta_bytes, limits.structure_bytes)
+        header_bytes = 32 + self._raw_len
+        new_inflater = decompressobj
+        offsets_append = self._offsets.append
+        crcs_append = self._crcs.append
+        for index in range(self._total):
+            if len(self._buffer) - self._pos < header_bytes:
+                self._need(header_bytes)
+            buffer = self._buffer
+            first = pos = self._pos
+            offset = self._start + first
+            try:
+                byte = buffer[pos]
+                pos += 1
+                kind = (byte >> 4) & 7
+                size = byte & 15
+                shift = 4
+                while byte & 128:
+                    byte = buffer[pos]
+                    pos += 1
+                    size |= (byte & 127) << shift
+                    shift += 7
+                    if shift > 67:
+                        raise PackError(f"object at offset {offset}: size too large")
+                base_offset = 0
+                base_name = b""
+                if kind == _OFS_DELTA:
+                    byte = buffer[pos]
+                    pos += 1
+                    back = byte & 127
+                    while byte & 128:
+                        byte = buffer[pos]
+                        pos += 1
+                        back = ((back + 1) << 7) | (byte & 127)
+                        if back > offset:
+                            break
+                    base_offset = offset - back
+                    if not 12 <= base_offset < offset:
+                        raise PackError(f"object at offset {offset}: delta base offset is out of bound")
+                elif kind == _REF_DELTA:
+                    base_name = buffer[pos : pos + self._raw_len]
+                    if len(base_name) < self._raw_len:
+                        raise PackError("early EOF")
+                    pos += self._raw_len
+                elif not COMMIT <= kind <= TAG:
+                    raise PackError(f"object at offset {offset}: unknown object type {kind}")
+            except IndexError:
+                raise PackError("early EOF") from None
+            self._pos = pos
+            if size > small:
+                self._check_size(kind, size)
+            offsets_append(offset)
+            if kind == BLOB and size >= _HUGE:
+                self._crc = crc32(self._view[first:pos], 0)
+                self._huge_blob(index, size)
+                crcs_append(self._crc)
+            else:
+                # In the common case the whole entry is in the buffer, and inflates in one call.
+                window = self._view[pos : pos + size + (size >> 9) + 64]
+                inflater = new_inflater()
+                try:
+                    data = inflater.decompress(window, size + 1)
+                    done = inflater.eof
+                except InflateError:
+                    raise PackError(f"object at offset {offset}: inflate returned an error") from None
+                if done and len(data) == size:
+                    end = pos + len(window) - len(inflater.unused_data)
+                    crcs_append(crc32(self._view[first:end], 0))
+                    self._pos = end
+                else:
+                    self._crc = crc32(self._view[first:pos], 0)
+                    data = b"".join(self._arriving_pieces(size))
+                    crcs_append(self._crc)
+                if kind < _OFS_DELTA:
+                    self._add(index, kind, data, _NO_BASE, 0)
+                else:
+                    self._add_delta(index, base_offset, base_name, data)
+            if not index & (_TICK_OBJECTS - 1):
+                self._tick(self._done, self._total)
+
+    def _check_size(self, kind: int, size: int) -> None:
+        limits = self._limits
+        if kind == BLOB:
+            limit = limits.object_bytes
+        elif kind >= _OFS_DELTA:
+            limit = limits.delta_bytes
+        else:
+            limit = limits.structure_bytes
+        if size > limit:
+            raise LimitExceeded(f"object of {size} bytes exceeds the limit of {limit}")
+
+    def _arriving_pieces(self, size: int) -> Iterator[bytes]:
+        """Inflate the zlib stream at `_pos` piece by piece, reading on; `_crc` takes in what it uses.
+
+        Gives `size` bytes or raises.
+        """
+        inflater = decompressobj()
+        left = size
+        while not inflater.eof:
+            window = self._view[self._pos : self._pos + _READ]
+            if not window:
+                if not self._fill():
+                    raise PackError("early EOF")
+                continue
+            try:
+                piece = inflater.decompress(window, min(left + 1, _PIECE))
+            except InflateError:
+                raise PackError(f"object at offset {self._offsets[-1]}: inflate returned an error") from None
+            rest = inflater.unused_data if inflater.eof else inflater.unconsumed_tail
+            used = len(window) - len(rest)
+            self._crc = crc32(window[:used], self._crc)
+            self._pos += used
+            left -= len(piece)
+            if left < 0 or not (used or piece or inflater.eof):
+                break
+            self._work(len(piece))
+            yield piece
+        if left:
+            raise PackError(f"object at offset {self._offsets[-1]}: inflated size is not what it declares")
+
+    def _huge_blob(self, index: int, size: int) -> None:
+        """Hash a large blob while it arrives; the hasher that detects collisions wants a file for it."""
+        if self._hasher.detects:
+            fd, name = tempfile.mkstemp(prefix="tmp_obj_", dir=self._directory)
+            path = Path(name)
+            self._temporary.add(path)
+            try:
+                for piece in self._arriving_pieces(size):
+                    _write_all(fd, piece)
+            finally:
+                os.close(fd)
+            raw_oid = self._hasher.file_id(BLOB, path)
+            path.unlink()
+            self._temporary.discard(path)
+        else:
+            state = self._format.new_hash()
+            state.update(object_header(BLOB, size))
+            for piece in self._arriving_pieces(size):
+                state.update(piece)
+            raw_oid = state.digest()
+        self._huge.add(index)
+        self._record(index, BLOB, raw_oid, _NO_BASE, 0)
+
+    def _work(self, count: int) -> None:
+        self._work_bytes += count
+        if self._work_bytes >= _TICK_BYTES:
+            self._work_bytes = 0
+            self._tick(self._done, self._total)
+
+    # -- objects
+
+    def _add(self, index: int, kind: int, data: bytes, parent: int, depth: int) -> bytes:
+        """Take in an object that is whole: its oid, its references."""
+        raw_oid = self._hasher.object_id(kind, data)
+        self._cache.put(index, (kind, data))
+        self._record(index, kind, raw_oid, parent, depth)
+        if kind != BLOB:
+            try:
+                self._note_references(kind, data)
+            except PackError as error:
+                raise PackError(f"bad object {to_hex(raw_oid).decode()}: {error}") from error
+        self._work_bytes += len(data)
+        if self._work_bytes >= _TICK_BYTES:
+            self._work(0)
+        return raw_oid
+
+    def _note_references(self, kind: int, data: bytes) -> None:
+        own, wanted = self._own, self._wanted
+        if kind == TREE:
+            trees, blobs = tree_references(data, self._raw_len)
+            wanted[TREE].update(trees.difference(own[TREE]))
+            wanted[BLOB].update(blobs.difference(own[BLOB]))
+        elif kind == COMMIT:
+            commit = parse_commit(data, self._format)
+            if commit.tree not in own[TREE]:
+                wanted[TREE].add(commit.tree)
+            wanted[COMMIT].update(parent for parent in commit.parents if parent not in own[COMMIT])
+        else:
+            target, declared = parse_tag(data, self._format)
+            if target not in own[declared]:
+                wanted[declared].add(target)
+
+    def _record(self, index: int, kind: int, raw_oid: bytes, parent: int, depth: int) -> None:
+        if index == len(self._types):
+            self._types.append(kind)
+            self._names += raw_oid
+            self._parents.append(parent)
+            self._depths.append(depth)
+        else:  # a deferred delta
+            self._types[index] = kind
+            self._names[index * self._raw_len : (index + 1) * self._raw_len] = raw_oid
+            self._parents[index] = parent
+            self._depths[index] = depth
+        self._done += 1
+        own = self._own[kind]
+        if raw_oid in own:
+            self._check_repeated(index, raw_oid)
+            return
+        own.add(raw_oid)
+        self._wanted[kind].discard(raw_oid)
+        if self._index_of is not None:
+            self._index_of[raw_oid] = index
+        batch = self._batch
+        batch[raw_oid] = index
+        if len(batch) >= _BATCH_OBJECTS:
+            self._check_known()
+
+    def _defer(self, index: int) -> None:
+        assert index == len(self._types)
+        self._types.append(0)
+        self._names += bytes(self._raw_len)
+        self._parents.append(_NO_BASE)
+        self._depths.append(0)
+
+    def _add_delta(self, index: int, base_offset: int, base_name: bytes, delta: bytes) -> None:
+        """Resolve a delta that has just arrived, or note what it waits for."""
+        if base_name:
+            base = self._find_base(base_name)
+            if base is None:
+                self._awaiting_name.setdefault(base_name, []).append(index)
+                self._defer(index)
+                return
+        else:
+            offsets = self._offsets
+            base = bisect_left(offsets, base_offset, 0, index)
+            if base == index or offsets[base] != base_offset:
+                raise PackError(f"object at offset {offsets[index]}: delta base offset is no object")
+            if not self._types[base]:
+                self._awaiting_object.setdefault(base, []).append(index)
+                self._defer(index)
+                return
+        self._resolve(index, base, delta)
+
+    def _find_base(self, raw_oid: bytes) -> int | None:
+        """Find a REF_DELTA's base: its index, `_THIN` and below for one in the repository, or None."""
+        index_of = self._indexes()
+        base = index_of.get(raw_oid)
+        if base is None:
+            base = self._thin_places.get(raw_oid)
+            if base is None and raw_oid not in self._awaiting_name:
+                try:
+                    item = self._bases.read(raw_oid, limit_bytes=self._limits.delta_bytes)
+                except ObjectMissing:
+                    return None
+                base = _THIN - len(self._thin)
+                self._thin.append(raw_oid)
+                self._thin_places[raw_oid] = base
+                self._cache.put(base, item)
+        return base
+
+    def _indexes(self) -> dict[bytes, int]:
+        """Give raw oid -> index of all that is resolved. Built when first needed: most packs never do."""
+        index_of = self._index_of
+        if index_of is None:
+            index_of = self._index_of = {}
+            for index, kind in enumerate(self._types):
+                if kind:
+                    index_of.setdefault(self._name(index), index)
+        return index_of
+
+    def _name(self, index: int) -> bytes:
+        return bytes(self._names[index * self._raw_len : (index + 1) * self._raw_len])
+
+    def _resolve(self, index: int, base: int, delta: bytes) -> bytes:
+        depth = 1 if base <= _THIN else self._depths[base] + 1
+        limits = self._limits
+        if depth > limits.delta_depth:
+            raise LimitExceeded(f"delta chain is deeper than {limits.delta_depth}")
+        base_size, result_size, _ = delta_sizes(delta)
+        self._check_size(_OFS_DELTA, max(base_size, result_size))
+        kind, base_data = self._content(base)
+        self._check_size(kind, result_size)
+        try:
+            data = apply_delta(base_data, delta)
+        except PackError as error:
+            raise PackError(f"object at offset {self._offsets[index]}: {error}") from error
+        return self._add(index, kind, data, base, depth)
+
+    def _content(self, index: int) -> tuple[int, bytes]:
+        """Give an object's type and data, from the cache or by inflating its chain again from the file.
+
+        `index` may be `_THIN` or below. Holds a base, a delta and a result, each within `limits.delta_bytes`.
+        """
+        cache = self._cache
+        chain = []
+        at = index
+        while True:
+            item = cache.get(at)
+            if item is not None:
+                break
+            if at <= _THIN:
+                item = self._bases.read(self._thin[_THIN - at], limit_bytes=self._limits.delta_bytes)
+                cache.put(at, item)
+                break
+            parent = self._parents[at]
+            if parent == _NO_BASE:
+                item = (self._types[at], self._entry_data(at))
+                cache.put(at, item)
+                break
+            chain.append(at)
+            at = parent
+        kind, data = item
+        while chain:
+            at = chain.pop()
+            data = apply_delta(data, self._entry_data(at), limit_bytes=self._limits.delta_bytes)
+            cache.put(at, (kind, data))
+            self._work(len(data))
+        return kind, data
+
+    def _entry_data(self, index: int) -> bytes:
+        """Inflate an entry again, out of the file: an object's data, or a delta."""
+        offset, end = self._extent(index)
+        size, start = self._entry_size(offset, end)
+        self._check_size(_OFS_DELTA, size)
+        if end - offset <= _PIECE:
+            return inflate(os.pread(self._fd, end - start, start), 0, size)[0]
+        return b"".join(self._stored_pieces(start, end, size))
+
+    def _extent(self, index: int) -> tuple[int, int]:
+        offsets = self._offsets
+        if index + 1 < len(offsets):
+            return offsets[index], offsets[index + 1]
+        return offsets[index], self._end or self._start + self._pos
+
+    def _entry_size(self, offset: int, end: int) -> tuple[int, int]:
+        """Read an entry's header, found good before: the inflated size, where the zlib stream starts."""
+        head = os.pread(self._fd, min(end - offset, 32 + self._raw_len), offset)
+        kind = (head[0] >> 4) & 7
+        size = head[0] & 15
+        pos = 1
+        shift = 4
+        while head[pos - 1] & 128:
+            size |= (head[pos] & 127) << shift
+            shift += 7
+            pos += 1
+        if kind == _OFS_DELTA:
+            while head[pos] & 128:
+                pos += 1
+            pos += 1
+        elif kind == _REF_DELTA:
+            pos += self._raw_len
+        return size, offset + pos
+
+    def _stored_pieces(self, start: int, end: int, size: int) -> Iterator[bytes]:
+        inflater = decompressobj()
+        left = size
+        rest = b""
+        try:
+            while not inflater.eof:
+                window = rest or os.pread(self._fd, min(_READ, end - start), start)
+                if not rest:
+                    start += len(window)
+                piece = inflater.decompress(window, _PIECE)
+                rest = inflater.unconsumed_tail
+                left -= len(piece)
+                if left < 0 or not (window or piece):
+                    break
+                yield piece
+        except InflateError as error:
+            raise PackError("a stored entry can't be inflated any more") from error
+        if left:
+            raise PackError("a stored entry can't be inflated any more")
+
+    # -- the end
+
+    def _resolve_deferred(self) -> None:
+        """Resolve what waited for bases that came later, depth first: so the cache holds what is needed."""
+        if self._done == self._total:
+            return
+        index_of = self._indexes()
+        stack: list[tuple[int, list[int]]] = []
+        for raw_oid in [raw_oid for raw_oid in self._awaiting_name if raw_oid in index_of]:
+            # Not all at once: each is taken out, as those that appear below take theirs.
+            waiting = self._awaiting_name.pop(raw_oid, None)
+            if waiting:
+                stack.append((index_of[raw_oid], waiting))
+            while stack:
+                base, waiting = stack.pop()
+                index = waiting.pop()
+                if waiting:
+                    stack.append((base, waiting))
+                resolved = self._resolve(index, base, self._entry_data(index))
+                more = self._awaiting_object.pop(index, [])
+                more += self._awaiting_name.pop(resolved, [])
+                if more:
+                    stack.append((index, more))
+                if not self._done & (_TICK_OBJECTS - 1):
+                    self._tick(self._done, self._total)
+        unresolved = self._total - self._done
+        if unresolved:
+            missing = to_hex(next(iter(self._awaiting_name))).decode()
+            raise PackError(f"pack has {unresolved} unresolved deltas: no base {missing}")
+
+    def _check_repeated(self, index: int, raw_oid: bytes) -> None:
+        """Compare an object that the pack has twice: git takes such packs, and so do we."""
+        first = self._indexes()[raw_oid]
+        if first != index and not self._same(index, self._all_pieces(first)):
+            raise _collision(raw_oid)
+
+    def _check_known(self) -> None:
+        """Compare the objects of this batch that the repository has too, byte by byte, as JGit does.
+
+        Hashes are believed to differ when contents do, but what is served to others is never replaced.
+        """
+        batch, self._batch = self._batch, {}
+        for raw_oid in self._bases.present(batch):
+            index = batch[raw_oid]
+            try:
+                kind, pieces = self._known_pieces(raw_oid)
+            except ObjectMissing:  # a repack or gc was faster
+                continue
+            if kind != self._types[index] or not self._same(index, pieces):
+                raise _collision(raw_oid)
+
+    def _known_pieces(self, raw_oid: bytes) -> tuple[int, Iterable[bytes]]:
+        """Give type and data of an object in the repository."""
+        kind, size = self._bases.size_of(raw_oid)
+        if size >= _HUGE and kind == BLOB:
+            found = self._bases.locate(raw_oid)
+            if found is not None:
+                pack, offset = found
+                stored, size, _, start = pack.entry(offset)
+                if stored == BLOB:
+                    return kind, inflated_pieces(pack.data, start, size)
+            else:
+                loose = self._bases.open_loose(raw_oid)
+                if loose is not None:
+                    return kind, _closing(loose)
+        kind, data = self._bases.read(raw_oid, limit_bytes=self._limits.delta_bytes)
+        return kind, (data,)
+
+    def _all_pieces(self, index: int) -> Iterable[bytes]:
+        if index in self._huge:
+            offset, end = self._extent(index)
+            size, start = self._entry_size(offset, end)
+            return self._stored_pieces(start, end, size)
+        return (self._content(index)[1],)
+
+    def _same(self, index: int, pieces: Iterable[bytes]) -> bool:
+        """Tell whether these pieces are the object's data, holding no more than one of each side's."""
+        ours = iter(self._all_pieces(index))
+        left = b""
+        for theirs in pieces:
+            pos = 0
+            while pos < len(theirs):
+                if not left:
+                    left = next(ours, b"")
+                    if not left:
+                        return False
+                count = min(len(left), len(theirs) - pos)
+                if left[:count] != theirs[pos : pos + count]:
+                    return False
+                left = left[count:]
+                pos += count
+        return not left and not any(ours)
+
+    def _facts(self) -> PackFacts:
+        facts = PackFacts()
+        own, outside, conflicting = facts.own, facts.outside, facts.conflicting
+        for kind in TYPE_NAMES:
+            objects = self._own[kind]
+            before = len(own)
+            own.update(dict.fromkeys(objects, kind))
+            if len(own) != before + len(objects):
+                raise PackError(
+                    "SHA1 COLLISION FOUND: two objects of the pack, of different types, with one id"
+                )
+            objects.clear()
+        for kind in TYPE_NAMES:
+            for raw_oid in self._wanted[kind]:
+                if raw_oid in own or raw_oid in outside:
+                    conflicting[raw_oid] = kind
+                else:
+                    outside[raw_oid] = kind
+            self._wanted[kind].clear()
+        return facts
+
+    def _complete(self, own: dict[bytes, int]) -> bytes:
+        """Append the bases that the pack lacks, and give the pack's checksum.
+
+        As git: builtin/index-pack.c conclude_pack(), fix_unresolved_deltas().
+        """
+        lacking = [place for place, raw_oid in enumerate(self._thin) if raw_oid not in own]
+        if not lacking:
+            return self._trailer.digest()
+        os.ftruncate(self._fd, self._end)
+        os.lseek(self._fd, self._end, os.SEEK_SET)
+        for place in lacking:
+            kind, data = self._content(_THIN - place)
+            entry = _entry_header(kind, len(data)) + zlib.compress(data)
+            self._offsets.append(self._end)
+            self._crcs.append(crc32(entry, 0))
+            self._types.append(kind)
+            self._names += self._thin[place]
+            _write_all(self._fd, entry)
+            self._end += len(entry)
+            self._work(len(data))
+        os.pwrite(self._fd, struct.pack(">I", len(self._offsets)), 8)
+        checksum = self._format.new_hash()
+        offset = 0
+        while piece := os.pread(self._fd, _PIECE, offset):
+            checksum.update(piece)
+            offset += len(piece)
+            self._work(len(piece))
+        _write_all(self._fd, checksum.digest())
+        return checksum.digest()
+
+    def _write_files(self, checksum: bytes) -> None:
+        """Write the indexes, give all three files their names: the index last, as it makes a pack visible."""
+        self._cache.clear()
+        self._index_of = None
+        order = order_by_name(self._names, self._raw_len)
+        index = self._write(
+            "tmp_idx_",
+            index_pieces(self._names, self._crcs, self._offsets, order, checksum, self._format),
+        )
+        reverse = self._write("tmp_rev_", reverse_index_pieces(order, checksum, self._format))
+        os.fchmod(self._fd, 0o444)
+        stem = f"pack-{checksum.hex()}"
+        placed = []
+        try:
+            for path, suffix in ((self._pack_path, ".pack"), (reverse, ".rev"), (index, ".idx")):
+                final = self._directory / (stem + suffix)
+                path.rename(final)
+                self._temporary.discard(path)
+                placed.append(final)
+        except BaseException:
+            self._temporary.update(placed)
+            raise
+
+    def _write(self, prefix: str, pieces: Iterable[bytes]) -> Path:
+        fd, name = tempfile.mkstemp(prefix=prefix, dir=self._directory)
+        path = Path(name)
+        self._temporary.add(path)
+        try:
+            for piece in pieces:
+                _write_all(fd, piece)
+            os.fchmod(fd, 0o444)
+        finally:
+            os.close(fd)
+        return path
+
+
+def _collision(raw_oid: bytes) -> PackError:
+    # git: builtin/index-pack.c check_collison()
+    return PackError(f"SHA1 COLLISION FOUND WITH {to_hex(raw_oid).decode()} !")
+
+
+def _closing(loose: LooseObject) -> Iterator[bytes]:
+    with loose:
+        yield from loose.pieces()
+
+
+def _entry_header(kind: int, size: int) -> bytes:
+    """Encode a pack entry's type and size (gitformat-pack, "Size encoding")."""
+    byte = kind << 4 | size & 15
+    size >>= 4
+    header = bytearray()
+    while size:
+        header.append(byte | 128)
+        byte = size & 127
+        size >>= 7
+    header.append(byte)
+    return bytes(header)
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    written = os.write(fd, data)
+    while written < len(data):
+        written += os.write(fd, memoryview(data)[written:])
