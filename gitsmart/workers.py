@@ -28,6 +28,7 @@ What does not belong here: what the bytes mean. Queue limits per user or reposit
 
 import asyncio
 import threading
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -518,6 +519,17 @@ class Workers:
         """Break the pipes of every request under way."""
         for exchange in tuple(self._running):
             exchange.abort(reason)
+
+    def join(self, timeout_s: float) -> bool:
+        """Wait until every worker has ended; blocking, for the end of the process. False: one still runs.
+
+        A thread that runs on keeps the interpreter from exiting.
+        """
+        threads = [*self._services._threads, *self._calls._threads]
+        deadline = time.monotonic() + timeout_s
+        for thread in threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        return not any(thread.is_alive() for thread in threads)
 
     def _check_open(self) -> None:
         if self._closed:

@@ -1,0 +1,260 @@
+"""Where everything is put together from one Config, and how a server lives.
+
+    bind -> start-up line -> serve ... SIGTERM or SIGINT -> drain -> stop
+                                                            |
+                             no new connections, /-/healthz says 503, running requests may end; after
+                             `server.drain_s`, or on a second signal, what still runs is cut off
+
+`git_routes` gives the rules to mount in somebody else's application, `create_app` a whole application,
+`serve` the process. What they share (threads, open repositories, passwords) is a Site; each call makes one
+of its own.
+"""
+
+import asyncio
+import ipaddress
+import logging
+import os
+import signal
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+from tornado.httpserver import HTTPServer
+from tornado.netutil import bind_sockets
+from tornado.routing import URLSpec
+from tornado.web import Application, RequestHandler
+
+from gitsmart import config as configuration
+from gitsmart.access.credentials import HtpasswdFile
+from gitsmart.access.rules import Anonymous
+from gitsmart.config import Config
+from gitsmart.errors import Disconnected, GitsmartError
+from gitsmart.httpd.handler import NotFound, Site
+from gitsmart.httpd.routes import GIT_ROUTES, SERVER_ROUTES, rules
+from gitsmart.pack.indexer import IngestLimits
+from gitsmart.repo.root import RepositoryRoot
+from gitsmart.service.options import ServiceOptions
+from gitsmart.telemetry import log
+from gitsmart.workers import Workers
+
+__all__ = ["CannotListen", "create_app", "git_routes", "run", "serve"]
+
+logger = logging.getLogger(__name__)
+
+HOOK_ENVIRON = ("HOME", "LANG", "LC_ALL", "LC_CTYPE", "LOGNAME", "PATH", "SHELL", "TMPDIR", "TZ", "USER")
+"""What hooks get of the server's own environment. Nothing else: it may hold secrets, or GIT_ variables."""
+
+CUT_OFF_S = 1.0
+"""How long requests that were cut off have to clean up. A client that leaves frees everything within a
+second."""
+
+
+class CannotListen(GitsmartError):
+    """The address and port can't be had."""
+
+
+def git_routes(
+    root: str | Path | Config,
+    *,
+    prefix: str = "",
+    anonymous: Anonymous = "read",
+    htpasswd: str | Path | None = None,
+) -> list[URLSpec]:
+    """Return the rules that serve git below `prefix`, to mount in a Tornado application.
+
+    They work under `gitsmart.HTTPServer`, and under Tornado's own HTTPServer with that one's limits: it
+    refuses chunk extensions and trailers, is slow on tiny chunks, and closes connections on clients that are
+    still sending.
+
+    Args:
+        root: the directory of repositories; or a Config, and then the other arguments but `prefix` don't
+        count. prefix: "" or a path such as "/git", without a slash at its end.
+        anonymous: what users without a name may do: "none", "read" or "write".
+        htpasswd: the file of those who can sign in.
+
+    Raises:
+        ConfigError: `root` is no directory, or an argument or the htpasswd file is not as it should be.
+    """
+    config = _config_of(root, anonymous, htpasswd)
+    return rules(GIT_ROUTES, _make_site(config, loopback=False), prefix=prefix.rstrip("/"))
+
+
+def create_app(
+    root: str | Path | Config, *, anonymous: Anonymous = "read", htpasswd: str | Path | None = None
+) -> Application:
+    """Return an application that serves git at "/", and `/-/healthz`; for the arguments see `git_routes`."""
+    return _application(_make_site(_config_of(root, anonymous, htpasswd), loopback=False))
+
+
+def _config_of(root: str | Path | Config, anonymous: Anonymous, htpasswd: str | Path | None) -> Config:
+    if isinstance(root, Config):
+        return root
+    return configuration.load(
+        flags={
+            "server.root": ("root", str(root)),
+            "access.anonymous": ("anonymous", anonymous),
+            "access.htpasswd": ("htpasswd", str(htpasswd or "")),
+        }
+    )
+
+
+def _make_site(config: Config, *, loopback: bool) -> Site:
+    limits = config.limits
+    return Site(
+        config=config,
+        root=RepositoryRoot(Path(config.server.root)),
+        workers=Workers(threads=limits.workers, idle_timeout_s=limits.idle_timeout_s),
+        options=ServiceOptions(
+            keepalive_s=limits.keepalive_s,
+            fetch_lines=limits.request_lines,
+            fetch_bytes=limits.request_bytes,
+            push_lines=limits.request_lines,
+            push_bytes=limits.request_bytes,
+            ingest=IngestLimits(
+                pack_bytes=limits.pack_bytes or None,
+                objects=limits.pack_objects,
+                object_bytes=limits.object_bytes,
+                delta_bytes=limits.delta_bytes,
+            ),
+            hook_timeout_s=limits.hook_timeout_s,
+            hook_environ={name: os.environ[name] for name in HOOK_ENVIRON if name in os.environ},
+        ),
+        anonymous=config.anonymous(loopback=loopback),
+        htpasswd=HtpasswdFile(Path(config.access.htpasswd)) if config.access.htpasswd else None,
+        trusted_proxies=config.networks(),
+    )
+
+
+def _application(site: Site) -> Application:
+    return Application(
+        [*rules(SERVER_ROUTES, site), *rules(GIT_ROUTES, site)],
+        default_handler_class=NotFound,
+        default_handler_args={"site": site},
+        log_function=_log_nothing,
+    )
+
+
+def _log_nothing(handler: RequestHandler) -> None:
+    """Tornado's access log: Handler.end() writes ours."""
+
+
+# --- the process
+
+
+async def serve(config: Config, *, announce: Callable[[str], None]) -> bool:
+    """Serve until SIGTERM or SIGINT, then drain; `announce` gets the start-up line once the socket listens.
+
+    Returns whether every worker has ended: a process with one that has not must leave by `os._exit`.
+
+    Raises:
+        ConfigError: the root is no directory, the htpasswd file is bad.
+        CannotListen: the address or port can't be had.
+    """
+    sockets = _bind(config.server.host, config.server.port)
+    try:
+        loopback = all(_is_loopback(bound) for bound in sockets)
+        site = _make_site(config, loopback=loopback)
+        swept = await site.workers.call(site.root.sweep)
+    except BaseException:
+        for bound in sockets:
+            bound.close()
+        raise
+    if swept:
+        logger.info("removed what a killed server left", extra={"fields": {"things": swept}})
+    server = HTTPServer(_application(site))
+    server.add_sockets(sockets)
+    stopping, at_once = asyncio.Event(), asyncio.Event()
+
+    def on_signal() -> None:
+        (at_once if stopping.is_set() else stopping).set()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal)
+    announce(_start_up_line(site, sockets, loopback=loopback))
+    await stopping.wait()
+    await _drain(site, server, at_once)
+    await server.close_all_connections()
+    site.workers.close()
+    return site.workers.join(CUT_OFF_S)
+
+
+async def _drain(site: Site, server: HTTPServer, at_once: asyncio.Event) -> None:
+    """Let what runs end, within bounds."""
+    site.draining = True
+    server.stop()
+    idle = asyncio.Event()
+    site.on_idle = idle.set
+    if not site.active:
+        return
+    drain_s = site.config.server.drain_s
+    logger.info("draining", extra={"fields": {"requests": len(site.active), "seconds": drain_s}})
+    ends = {asyncio.create_task(idle.wait()), asyncio.create_task(at_once.wait())}
+    try:
+        await asyncio.wait(ends, timeout=drain_s, return_when=asyncio.FIRST_COMPLETED)
+        if site.active:
+            logger.warning("requests were cut off", extra={"fields": {"requests": len(site.active)}})
+            site.workers.abort_all(Disconnected("the server is stopping"))
+            await asyncio.wait(ends, timeout=CUT_OFF_S)
+    finally:
+        for end in ends:
+            end.cancel()
+
+
+def _bind(host: str, port: int) -> list[socket.socket]:
+    try:
+        return bind_sockets(port, host)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise CannotListen(f"can't listen on {host}:{port}: {reason.lower()}") from None
+
+
+def _is_loopback(bound: socket.socket) -> bool:
+    return ipaddress.ip_address(bound.getsockname()[0].partition("%")[0]).is_loopback
+
+
+def _start_up_line(site: Site, sockets: list[socket.socket], *, loopback: bool) -> str:
+    host, port = sockets[0].getsockname()[:2]
+    address = ipaddress.ip_address(host.partition("%")[0])
+    where = ""
+    if address.is_unspecified:
+        host, where = "localhost", " on every address"
+    elif address.version == 6:
+        host = f"[{host}]"
+    return f"serving {site.root.path} at http://{host}:{port}/{where}: {_who_may(site, loopback=loopback)}"
+
+
+def _who_may(site: Site, *, loopback: bool) -> str:
+    """Say in words who may do what."""
+    signed_in = []
+    if site.htpasswd is not None:
+        signed_in.append(f"users in {site.config.access.htpasswd}")
+    if site.trusted_proxies:
+        signed_in.append(f"users named by {', '.join(site.config.access.trusted_proxies)}")
+    words = {
+        "none": "anonymous users may do nothing",
+        "read": "anonymous users may read",
+        "write": "anonymous users may read and write",
+    }[site.anonymous]
+    if site.anonymous == "write" and loopback:
+        words += " (loopback only)"
+    if signed_in and site.anonymous != "write":
+        words += f", {' and '.join(signed_in)} may read and write"
+    elif not signed_in and site.anonymous == "read":
+        words += ", nobody may write"
+    return words
+
+
+def run(config: Config, *, announce: Callable[[str], None]) -> None:
+    """Configure the log and `serve`; blocking, for the main thread of a process of its own.
+
+    It does not return when a worker runs on that takes no notice: then the process ends here, with status 0.
+
+    Raises:
+        ConfigError, CannotListen: see `serve`.
+    """
+    log.configure(config.server.log_format)
+    if not asyncio.run(serve(config, announce=announce)):
+        logger.warning("a worker did not end in time; leaving without it")
+        logging.shutdown()
+        os._exit(0)

@@ -1,0 +1,186 @@
+"""The server's own configuration: defaults, a TOML file, flags -> one frozen Config.
+
+    defaults  <  --config FILE  <  command line flags
+
+Every error names the file (or the flag), the key, the value and what is allowed. Each option is documented in
+docs/configuration.md and, with its default, in conf/gitsmart.toml; tests/test_docs.py compares all three. A
+repository's git config is another thing: see repo/gitconfig.py.
+"""
+
+import ipaddress
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_type_hints
+
+import msgspec
+from msgspec import Meta
+
+from gitsmart.errors import ConfigError
+
+__all__ = ["Access", "Config", "Limits", "Network", "Server", "load", "options"]
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+Port = Annotated[int, Meta(ge=0, le=65535, description="an integer from 0 (any free port) to 65535")]
+Text = Annotated[str, Meta(min_length=1, max_length=1000, pattern=r"^[^\x00-\x1f\x7f]+$", description="text")]
+OptionalPath = Annotated[str, Meta(max_length=4096, pattern=r"^[^\x00]*$", description='a path, or ""')]
+Realm = Annotated[
+    str, Meta(max_length=100, pattern=r"^[ !#-\[\]-~]*$", description="printable ASCII without quotes")
+]
+Seconds = Annotated[float, Meta(ge=0, le=86400, description="seconds, from 0 to 86400")]
+PositiveSeconds = Annotated[float, Meta(gt=0, le=86400, description="seconds, above 0, up to 86400")]
+Count = Annotated[int, Meta(ge=1, le=1 << 62, description="an integer of 1 or more")]
+CountOrNone = Annotated[int, Meta(ge=0, le=1 << 62, description="an integer of 0 (no limit) or more")]
+Threads = Annotated[int, Meta(ge=1, le=4096, description="an integer from 1 to 4096")]
+Addresses = Annotated[
+    tuple[str, ...],
+    Meta(description='a list of IP addresses or networks, such as ["127.0.0.1", "10.0.0.0/8"]'),
+]
+AnonymousOrAuto = Annotated[
+    Literal["auto", "none", "read", "write"], Meta(description='"auto", "none", "read" or "write"')
+]
+LogFormat = Annotated[Literal["text", "json"], Meta(description='"text" or "json"')]
+
+
+class Server(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[server]: what is served, where, and how it ends."""
+
+    root: Text = "repos"
+    host: Text = "127.0.0.1"
+    port: Port = 8080
+    drain_s: Seconds = 30.0
+    log_format: LogFormat = "text"
+
+
+class Access(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[access]: who may do what."""
+
+    anonymous: AnonymousOrAuto = "auto"
+    htpasswd: OptionalPath = ""
+    realm: Realm = "git"
+    trusted_proxies: Addresses = ()
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[limits]: how much, how long."""
+
+    workers: Threads = 64
+    idle_timeout_s: PositiveSeconds = 300.0
+    keepalive_s: Seconds = 5.0
+    request_lines: Count = 1_000_000
+    request_bytes: Count = 128 << 20
+    inflate_ratio: Count = 100
+    pack_bytes: CountOrNone = 0
+    pack_objects: Count = 20_000_000
+    object_bytes: Count = 4 << 30
+    delta_bytes: Count = 512 << 20
+    hook_timeout_s: PositiveSeconds = 600.0
+
+
+class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """All options. Make one with `load`, which checks the values; the constructors don't."""
+
+    server: Server = Server()
+    access: Access = Access()
+    limits: Limits = Limits()
+
+    def networks(self) -> tuple[Network, ...]:
+        """`access.trusted_proxies`, parsed."""
+        return tuple(ipaddress.ip_network(text, strict=False) for text in self.access.trusted_proxies)
+
+    def can_authenticate(self) -> bool:
+        """Whether there is any way for a user to have a name."""
+        return bool(self.access.htpasswd or self.access.trusted_proxies)
+
+    def anonymous(self, *, loopback: bool) -> Literal["none", "read", "write"]:
+        """What anonymous users may do; `loopback`: the server listens on loopback addresses only.
+
+        "auto" is "write" where nobody can sign in and nobody from outside can connect, and "read" otherwise:
+        as with git-http-backend, pushing takes a name.
+        """
+        if self.access.anonymous != "auto":
+            return self.access.anonymous
+        return "write" if loopback and not self.can_authenticate() else "read"
+
+
+_SECTIONS: dict[str, type[Server] | type[Access] | type[Limits]] = {
+    "server": Server,
+    "access": Access,
+    "limits": Limits,
+}
+
+
+def options() -> Iterator[tuple[str, Any, str]]:
+    """Every option: `section.key`, its default, and what is allowed in words."""
+    for section, struct in _SECTIONS.items():
+        hints = get_type_hints(struct, include_extras=True)
+        default = struct()
+        for key in struct.__struct_fields__:
+            yield f"{section}.{key}", getattr(default, key), hints[key].__metadata__[0].description
+
+
+def load(path: Path | None = None, flags: Mapping[str, tuple[str, object]] | None = None) -> Config:
+    """Build the Config from the file at `path`, if any, and `flags`: `section.key` -> (the flag's name,
+    value).
+
+    Raises:
+        ConfigError: names the file or flag, the key, the value and what is allowed.
+    """
+    values: dict[str, dict[str, object]] = {section: {} for section in _SECTIONS}
+    if path is not None:
+        for section, key, value in _read(path):
+            values[section][key] = value
+    for name, (flag, value) in (flags or {}).items():
+        section, _, key = name.partition(".")
+        values[section][key] = _check(section, key, value, flag)
+    return Config(
+        server=Server(**values["server"]),  # type: ignore[arg-type]  # each value was converted by _check
+        access=Access(**values["access"]),  # type: ignore[arg-type]
+        limits=Limits(**values["limits"]),  # type: ignore[arg-type]
+    )
+
+
+def _read(path: Path) -> Iterator[tuple[str, str, object]]:
+    try:
+        document = tomllib.loads(path.read_bytes().decode("utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: not UTF-8") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: not TOML: {error}") from None
+    for section, table in document.items():
+        if section not in _SECTIONS:
+            raise ConfigError(
+                f"{path}: unknown section or key {section!r}; known sections: {_names(_SECTIONS)}"
+            )
+        if not isinstance(table, dict):
+            raise ConfigError(f"{path}: {section!r} is {table!r}; it is a section: [{section}]")
+        for key, value in table.items():
+            known = _SECTIONS[section].__struct_fields__
+            if key not in known:
+                raise ConfigError(
+                    f"{path}: unknown key '{section}.{key}'; known in [{section}]: {_names(known)}"
+                )
+            yield section, key, _check(section, key, value, f"{path}: {section}.{key}")
+
+
+def _check(section: str, key: str, value: object, where: str) -> object:
+    """Return `value` converted to its option's type."""
+    hint = get_type_hints(_SECTIONS[section], include_extras=True)[key]
+    try:
+        checked: object = msgspec.convert(value, hint)
+        if hint is Addresses:
+            for text in checked if isinstance(checked, tuple) else ():
+                ipaddress.ip_network(text, strict=False)
+    except (msgspec.ValidationError, ValueError):
+        allowed = hint.__metadata__[0].description
+        shown = value[0] if isinstance(value, list) and len(value) == 1 else value
+        raise ConfigError(f"{where} is {shown!r}; allowed: {allowed}") from None
+    return checked
+
+
+def _names(names: object) -> str:
+    assert isinstance(names, tuple | dict)
+    return ", ".join(sorted(names))

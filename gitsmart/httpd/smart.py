@@ -1,0 +1,331 @@
+"""Git's smart HTTP: the ref advertisement, and one request of a service.
+
+    GET  /<repo>/info/refs?service=git-upload-pack       -> application/x-git-upload-pack-advertisement
+    POST /<repo>/git-upload-pack                         -> application/x-git-upload-pack-result
+    (and the same with git-receive-pack)                    gitprotocol-http
+
+What happens when: `prepare` finds out who asks, for what, and whether they may, and starts the service in a
+worker; all of it before `100 Continue` and before a byte of the body is read. Then the body flows into the
+service while it runs (`data_received` gives the connection something to wait for while the pipe is full),
+and whatever the service writes flows out. The status is 200 from the service's first byte on; an error
+before that has its own status, also while the client is still sending; an error after it cuts the connection.
+
+git sends `0000` alone before a push that it can't repeat (remote-curl.c probe_rpc()): the services answer it
+with nothing, so it is a 200 with an empty body, after the same checks as the real request.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Final
+
+from tornado.iostream import StreamClosedError
+from tornado.web import stream_request_body
+
+from gitsmart.access.identity import Actor
+from gitsmart.access.rules import RECEIVE_PACK, UPLOAD_PACK, decide
+from gitsmart.errors import (
+    Disconnected,
+    GitsmartError,
+    RepositoryNotFound,
+    ServiceDisabled,
+    TimedOut,
+)
+from gitsmart.httpd.errors import UnsupportedMediaType
+from gitsmart.httpd.handler import Handler, Site, shorten
+from gitsmart.repo.repository import Repository
+from gitsmart.service.advertise import ServiceName, advertise
+from gitsmart.service.channel import Channel, DecodedChannel
+from gitsmart.service.options import ServiceReport
+from gitsmart.service.receive_pack import receive_pack
+from gitsmart.service.upload_pack import upload_pack
+from gitsmart.wire.content import CODINGS, ContentDecoder
+from gitsmart.workers import Exchange
+
+__all__ = ["InfoRefs", "ServiceRpc", "requested_version"]
+
+HIGHEST_VERSION: Final[dict[str, int]] = {UPLOAD_PACK: 2, RECEIVE_PACK: 1}
+"""gitprotocol-v2 has no push: receive-pack answers a request for 2 with 0 (git: builtin/receive-pack.c)."""
+
+REST_OF_BODY_S: Final = 1.0
+"""How long a finished response waits for the request's end, so that the connection can be kept alive."""
+
+Service = Callable[[Channel], ServiceReport]
+
+
+def requested_version(fields: list[str], service: str) -> int:
+    """Return the protocol version to speak, from the `Git-Protocol` fields: the highest that we know.
+
+    Each field is a colon-separated list of keys and values (gitprotocol-http, "Git-Protocol"); all but
+    `version=` are ignored, as are versions that we don't know (git: protocol.c
+    determine_protocol_version_server()).
+
+    >>> requested_version(["version=1:version=2:agent=x"], "git-upload-pack")
+    2
+    >>> requested_version(["version=2"], "git-receive-pack")
+    0
+    """
+    asked = {
+        item.removeprefix("version=")
+        for value in fields
+        for item in value.strip().split(":")
+        if item[:8] == "version="
+    }
+    version = max((int(text) for text in asked if text in ("0", "1", "2")), default=0)
+    return version if version <= HIGHEST_VERSION[service] else 0
+
+
+@stream_request_body
+class SmartHandler(Handler):
+    """One request of a service."""
+
+    service: ServiceName
+    repo_name = ""
+    version = 0
+
+    def initialize(self, *, site: Site) -> None:
+        super().initialize(site=site)
+        self._exchange: Exchange | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._body_ended = asyncio.Event()
+        self._gone = False
+        self._report = ServiceReport()
+
+    def decode_argument(self, value: bytes, name: str | None = None) -> str:
+        """Decode the repository's name, which Tornado has percent-decoded once. UTF-8, or there is no such
+        thing.
+        """
+        try:
+            return value.decode("utf-8")
+        except UnicodeDecodeError:
+            raise RepositoryNotFound("the repository's name is not UTF-8") from None
+
+    # -- before the body
+
+    async def prepare(self) -> None:
+        self.check_method()
+        # Tornado's own server refuses bodies of more than 100 MB unless it is told otherwise; ours has no
+        # such bound
+        set_max_body_size = getattr(self.request.connection, "set_max_body_size", None)
+        if set_max_body_size is not None:
+            set_max_body_size(1 << 62)
+        self.repo_name = self.path_kwargs["name"]
+        self.fields["repo"] = shorten(self.repo_name)
+        self.select_service()
+        self.fields["service"] = self.service
+        self.version = requested_version(self.request.headers.get_list("Git-Protocol"), self.service)
+        self.fields["version"] = self.version
+        headers = self.request.headers
+        actor, repo = await self.site.workers.call(
+            admit,
+            self.site,
+            self.address(),
+            headers.get("Authorization"),
+            self.remote_user(),
+            self.repo_name,
+            self.service,
+        )
+        self.user = actor.user
+        service = self.bind(actor, repo)
+        if self._gone:
+            raise Disconnected("the client has gone")
+        self._exchange = self.site.workers.exchange()
+        self._task = asyncio.create_task(self._run(service, self._exchange))
+
+    def select_service(self) -> None:
+        """Set `service` and check what of the request depends on it alone. Raises what is wrong with it."""
+        raise NotImplementedError
+
+    def bind(self, actor: Actor, repo: Repository) -> Service:
+        """Return what to run, and set the response's content type."""
+        raise NotImplementedError
+
+    # -- the body
+
+    def data_received(self, chunk: bytes) -> Awaitable[None] | None:
+        self.bytes_in += len(chunk)
+        return self._exchange.feed(chunk) if self._exchange is not None else None
+
+    async def _body_complete(self) -> None:
+        self._body_ended.set()
+        if self._exchange is not None and self._task is not None:
+            self._exchange.feed_end()
+            await self._task
+
+    def on_connection_close(self) -> None:
+        self._gone = True
+        if self._exchange is None:
+            super().on_connection_close()
+        else:
+            self._exchange.abort()  # `_run` ends the request when the worker is done with it
+
+    # -- the service
+
+    async def _run(self, service: Service, exchange: Exchange) -> None:
+        try:
+            self._report = await self.site.workers.run(service, exchange, self._send)
+        except asyncio.CancelledError:
+            self.error = Disconnected("the request was cancelled")
+            self.cut()
+            raise
+        except Exception as error:
+            self._service_failed(error, exchange)
+            return
+        if exchange.broken is not None:
+            self.error = exchange.broken
+            self.cut()
+            return
+        if not self._body_ended.is_set():
+            try:
+                await asyncio.wait_for(self._body_ended.wait(), REST_OF_BODY_S)
+            except TimeoutError:
+                pass  # the connection deals with what still comes
+        if self._gone:
+            self.end()
+        else:
+            self.finish()
+
+    def _service_failed(self, error: Exception, exchange: Exchange) -> None:
+        if exchange.started and not isinstance(error, GitsmartError):
+            self.fail(error)
+        elif exchange.started or (isinstance(error, Disconnected) and not isinstance(error, TimedOut)):
+            self.error = error
+            self.cut()
+        else:
+            self.fail(error)
+
+    async def _send(self, data: bytes, *, last: bool) -> None:
+        """Hand a piece of the response to the connection, and wait until the socket has it."""
+        if last and not self.response_began():
+            self.set_header("Content-Length", str(len(data)))
+        self.bytes_out += len(data)
+        self.write(data)
+        try:
+            await self.flush()
+        except StreamClosedError:
+            raise Disconnected("the client has gone") from None
+
+    def result_fields(self) -> dict[str, object]:
+        fields: dict[str, object] = {"objects": self._report.objects, "refs": self._report.refs}
+        if self._exchange is not None:
+            fields["buffered"] = self._exchange.request_high_bytes + self._exchange.response_high_bytes
+        if self._report.note:
+            fields["note"] = shorten(self._report.note)
+        return fields
+
+
+class InfoRefs(SmartHandler):
+    """GET /<repo>/info/refs?service=..."""
+
+    allowed = "GET, HEAD"
+
+    def select_service(self) -> None:
+        # the first occurrence would do for any client; git takes the last (http-backend.c get_parameters())
+        values = self.request.query_arguments.get("service", [])
+        name = values[-1].decode("utf-8", "replace") if values else None
+        if name == UPLOAD_PACK:
+            self.service = UPLOAD_PACK
+        elif name == RECEIVE_PACK:
+            self.service = RECEIVE_PACK
+        else:
+            # without a service it is the dumb protocol that is asked for, which we don't serve
+            raise ServiceDisabled(f"Unsupported service: '{shorten(name or 'getanyfile')}'")
+
+    def bind(self, actor: Actor, repo: Repository) -> Service:
+        self.set_header("Content-Type", f"application/x-{self.service}-advertisement")
+        self.fields["phase"] = "advertise"
+        return partial(_advertise, repo, self.service, self.version, self.site)
+
+    async def get(self, name: str) -> None:
+        await self._body_complete()
+
+    async def head(self, name: str) -> None:
+        await self._body_complete()
+
+
+def _advertise(
+    repo: Repository, service: ServiceName, version: int, site: Site, channel: Channel
+) -> ServiceReport:
+    return advertise(repo, channel, service=service, version=version, options=site.options)
+
+
+class ServiceRpc(SmartHandler):
+    """POST /<repo>/git-upload-pack and /<repo>/git-receive-pack"""
+
+    allowed = "POST"
+
+    def select_service(self) -> None:
+        self.service = UPLOAD_PACK if self.path_kwargs["service"] == UPLOAD_PACK else RECEIVE_PACK
+        expected = f"application/x-{self.service}-request"
+        given = self.request.headers.get("Content-Type", "")
+        if given != expected:
+            raise UnsupportedMediaType(
+                f"Expected POST with Content-Type '{expected}', but received '{shorten(given)}' instead."
+            )
+        self.coding = self.request.headers.get("Content-Encoding", "").strip().lower()
+        if self.coding not in CODINGS and self.coding not in ("", "identity"):
+            raise UnsupportedMediaType(f"content coding {shorten(self.coding)!r} is not supported")
+
+    def bind(self, actor: Actor, repo: Repository) -> Service:
+        self.set_header("Content-Type", f"application/x-{self.service}-result")
+        if self.service == UPLOAD_PACK:
+            service: Service = partial(_upload_pack, repo, self.version, self.site)
+        else:
+            service = partial(_receive_pack, repo, self.version, self.site, actor)
+        if self.coding in CODINGS:
+            limits = self.site.config.limits
+            # a gzip'd push is bounded by receive-pack's own limits; what is inflated is never kept here
+            limit_bytes = limits.request_bytes if self.service == UPLOAD_PACK else 1 << 62
+            decoder = ContentDecoder(self.coding, limit_bytes=limit_bytes, ratio=limits.inflate_ratio)
+            return partial(_decoded, service, decoder)
+        return service
+
+    async def post(self, name: str, service: str) -> None:
+        await self._body_complete()
+
+
+def _upload_pack(repo: Repository, version: int, site: Site, channel: Channel) -> ServiceReport:
+    return upload_pack(repo, channel, version=version, options=site.options)
+
+
+def _receive_pack(
+    repo: Repository, version: int, site: Site, actor: Actor, channel: Channel
+) -> ServiceReport:
+    return receive_pack(repo, channel, version=version, actor=actor, options=site.options)
+
+
+def _decoded(service: Service, decoder: ContentDecoder, channel: Channel) -> ServiceReport:
+    return service(DecodedChannel(channel, decoder))
+
+
+def admit(
+    site: Site, address: str, authorization: str | None, remote_user: str | None, name: str, service: str
+) -> tuple[Actor, Repository]:
+    """Find out who is asking, find the repository, and decide. Blocking.
+
+    A stranger who may do nothing learns nothing: not even which repositories there are.
+
+    Raises:
+        AuthenticationRequired, Forbidden, ServiceDisabled, RepositoryNotFound, RepositoryUnusable
+    """
+    actor = site.authenticate(address, authorization, remote_user)
+    can_authenticate = site.can_challenge(address)
+    if actor.is_anonymous and site.anonymous == "none":
+        decide(
+            actor,
+            service,
+            uploadpack=None,
+            receivepack=None,
+            anonymous="none",
+            can_authenticate=can_authenticate,
+        )
+    repo = site.root.open(name)
+    decide(
+        actor,
+        service,
+        uploadpack=repo.config.get_bool("http.uploadpack"),
+        receivepack=repo.config.get_bool("http.receivepack"),
+        anonymous=site.anonymous,
+        can_authenticate=can_authenticate,
+    )
+    return actor, repo

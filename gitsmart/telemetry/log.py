@@ -1,0 +1,84 @@
+"""Log lines that an operator can grep, or a machine can read: text key=value, or JSON.
+
+    2026-11-24T22:08:22.123Z INFO gitsmart.request id=5f0c... address=127.0.0.1 user=- repo=demo.git ...
+    {"time": "2026-11-24T22:08:22.123Z", "level": "INFO", "logger": "gitsmart.request", "id": "5f0c...", ...}
+
+A record's fields come through `extra={"fields": {...}}`. No value is trusted: control characters are escaped,
+so that no peer can forge a line. What must never be given to a logger: credentials, bodies, query strings.
+"""
+
+import json
+import logging
+import re
+import sys
+from datetime import UTC, datetime
+from typing import Literal, TextIO
+
+__all__ = ["JsonFormatter", "TextFormatter", "configure"]
+
+_BARE = re.compile(r'[^\s"=\\\x00-\x1f\x7f-\xa0\ud800-\udfff\u2028\u2029]+')
+
+
+def _time(record: logging.LogRecord) -> str:
+    moment = datetime.fromtimestamp(record.created, UTC)
+    return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond // 1000:03d}Z"
+
+
+def _fields(record: logging.LogRecord) -> dict[str, object]:
+    fields = getattr(record, "fields", None)
+    return fields if isinstance(fields, dict) else {}
+
+
+def _text(value: object) -> str:
+    """Return a value as it stands in a text line: bare where that is unambiguous, else a JSON string."""
+    if value is None or value == "":
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.3f}"
+    text = str(value)
+    if text != "-" and _BARE.fullmatch(text):
+        return text
+    return json.dumps(text)
+
+
+class TextFormatter(logging.Formatter):
+    """One line a record (a traceback follows on lines of its own), `key=value` fields at its end."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        parts = [_time(record), record.levelname, record.name]
+        message = record.getMessage()
+        if message:
+            # a text, not a field: only what could end the line or hide it is escaped
+            parts.append(json.dumps(message, ensure_ascii=False)[1:-1].replace('\\"', '"'))
+        parts += [f"{key}={_text(value)}" for key, value in _fields(record).items()]
+        line = " ".join(parts)
+        if record.exc_info:
+            line += "\n" + self.formatException(record.exc_info)
+        return line
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a record, in ASCII; a traceback is its last member."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        entry: dict[str, object] = {"time": _time(record), "level": record.levelname, "logger": record.name}
+        message = record.getMessage()
+        if message:
+            entry["message"] = message
+        entry.update(_fields(record))
+        if record.exc_info:
+            entry["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(entry, default=str)
+
+
+def configure(log_format: Literal["text", "json"], stream: TextIO | None = None) -> None:
+    """Send the process's log to `stream` (stderr), INFO and above, replacing what was configured before."""
+    handler = logging.StreamHandler(stream or sys.stderr)
+    handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter())
+    root = logging.getLogger()
+    for old in root.handlers[:]:
+        root.removeHandler(old)
+    root.addHandler(handler)
+    root.setLevel(logging.INFO)

@@ -1,0 +1,110 @@
+"""Defaults, a file, flags; every error names where, what and what is allowed."""
+
+from pathlib import Path
+
+import pytest
+
+from gitsmart import config
+from gitsmart.errors import ConfigError
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> "Writer":
+    return Writer(tmp_path / "gitsmart.toml")
+
+
+class Writer:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __call__(self, text: str) -> Path:
+        self.path.write_text(text)
+        return self.path
+
+
+def test_defaults() -> None:
+    settings = config.load()
+    assert settings == config.Config()
+    assert (settings.server.root, settings.server.host, settings.server.port) == ("repos", "127.0.0.1", 8080)
+
+
+def test_file_is_read_and_flags_win(write: Writer) -> None:
+    path = write('[server]\nport = 9000\nhost = "::1"\n[access]\ntrusted_proxies = ["10.0.0.0/8"]\n')
+    settings = config.load(path, {"server.port": ("--port", 0), "access.trusted_proxies": ("-t", ["::1"])})
+    assert (settings.server.port, settings.server.host) == (0, "::1")
+    assert [str(network) for network in settings.networks()] == ["::1/128"]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        pytest.param("[server]\nprot = 1\n", ["'server.prot'", "host", "port"], id="unknown key"),
+        pytest.param("[servre]\nport = 1\n", ["'servre'", "access, limits, server"], id="unknown section"),
+        pytest.param("port = 1\n", ["'port'", "access, limits, server"], id="key outside a section"),
+        pytest.param("server = 1\n", ["'server'", "[server]"], id="section is a value"),
+        pytest.param("[server]\nport = 65536\n", ["server.port", "65536", "0 (any free port)"], id="range"),
+        pytest.param('[server]\nport = "80"\n', ["server.port", "'80'", "integer"], id="type"),
+        pytest.param("[server]\nport = true\n", ["server.port", "True", "integer"], id="boolean"),
+        pytest.param("[server]\ndrain_s = -1\n", ["server.drain_s", "-1", "0 to 86400"], id="negative"),
+        pytest.param("[server]\ndrain_s = nan\n", ["server.drain_s", "nan", "0 to 86400"], id="nan"),
+        pytest.param("[server]\nhost = ''\n", ["server.host", "''"], id="empty"),
+        pytest.param("[server]\nroot = ''\n", ["server.root"], id="empty root"),
+        pytest.param('[access]\nanonymous = "all"\n', ["access.anonymous", "'all'", '"none"'], id="choice"),
+        pytest.param('[access]\nrealm = "a\\"b"\n', ["access.realm", "without quotes"], id="realm"),
+        pytest.param(
+            '[access]\ntrusted_proxies = ["10.0.0.300"]\n',
+            ["access.trusted_proxies", "10.0.0.300", "IP addresses or networks"],
+            id="address",
+        ),
+        pytest.param(
+            '[access]\ntrusted_proxies = "::1"\n', ["access.trusted_proxies", "'::1'"], id="no list"
+        ),
+        pytest.param("[limits]\nworkers = 0\n", ["limits.workers", "0", "1 to 4096"], id="zero workers"),
+        pytest.param("[server\n", ["not TOML"], id="syntax"),
+    ],
+)
+def test_errors_name_file_key_and_what_is_allowed(write: Writer, text: str, words: list[str]) -> None:
+    path = write(text)
+    with pytest.raises(ConfigError) as caught:
+        config.load(path)
+    for word in [str(path), *words]:
+        assert word in str(caught.value)
+    assert "\n" not in str(caught.value).replace(str(path), "")
+
+
+def test_errors_of_flags_name_the_flag() -> None:
+    with pytest.raises(ConfigError, match=r"^--port is 99999; allowed: an integer from 0"):
+        config.load(flags={"server.port": ("--port", 99999)})
+    with pytest.raises(ConfigError, match=r"^--trusted-proxy is 'x'; allowed: .*IP addresses"):
+        config.load(flags={"access.trusted_proxies": ("--trusted-proxy", ["x"])})
+
+
+def test_file_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="No such file"):
+        config.load(tmp_path / "missing.toml")
+    binary = tmp_path / "binary.toml"
+    binary.write_bytes(b"\xff\xfe")
+    with pytest.raises(ConfigError, match="not UTF-8"):
+        config.load(binary)
+
+
+@pytest.mark.parametrize(
+    ("flags", "loopback", "expected"),
+    [
+        pytest.param({}, True, "write", id="alone on loopback"),
+        pytest.param({}, False, "read", id="nobody can sign in, others can connect"),
+        pytest.param({"access.htpasswd": ("f", "users")}, True, "read", id="with passwords"),
+        pytest.param({"access.trusted_proxies": ("f", ["::1"])}, True, "read", id="behind a proxy"),
+        pytest.param({"access.anonymous": ("f", "none")}, True, "none", id="said so"),
+        pytest.param({"access.anonymous": ("f", "write")}, False, "write", id="said so, on purpose"),
+    ],
+)
+def test_what_anonymous_users_may_do(
+    flags: dict[str, tuple[str, object]], loopback: bool, expected: str
+) -> None:
+    assert config.load(flags=flags).anonymous(loopback=loopback) == expected
+
+
+def test_config_does_not_change() -> None:
+    with pytest.raises(AttributeError):
+        config.load().server.port = 1  # type: ignore[misc]
