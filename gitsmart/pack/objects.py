@@ -149,28 +149,30 @@ def _entry_pattern(raw_len: int) -> "re.Pattern[bytes]":
     return re.compile(rb"(0*(?:1[0-7]{5}|[0-7]{1,5})) ([^\0]++)\0(.{%d})" % raw_len, re.DOTALL)
 
 
-def _references_pattern(raw_len: int, *, blob: bytes, tree: bytes, link: bytes) -> "re.Pattern[bytes]":
-    # One alternative a kind, and a last one for the byte that no entry begins at: so a single findall covers
-    # the whole tree, and says where it does not. Groups: a blob's raw oid, a subtree's, a bad byte.
+def _references_pattern(raw_len: int, *, blob: bytes, tree: bytes, other: bytes) -> "re.Pattern[bytes]":
+    # One alternative a kind, and a last one that takes the byte at which no entry begins: so a single findall
+    # covers the whole tree, and tells where it did not. Groups: a blob's raw oid, a subtree's.
     return re.compile(
-        rb"%(blob)b [^\0]++\0(.{%(len)d})|%(tree)b [^\0]++\0(.{%(len)d})|%(link)b [^\0]++\0.{%(len)d}|(.)"
-        % {b"blob": blob, b"tree": tree, b"link": link, b"len": raw_len},
+        rb"%(blob)b [^\0]++\0(.{%(len)d})|%(tree)b [^\0]++\0(.{%(len)d})|%(other)b"
+        % {b"blob": blob, b"tree": tree, b"other": other, b"len": raw_len},
         re.DOTALL,
     )
 
 
 _ENTRY: Final = {raw_len: _entry_pattern(raw_len) for raw_len in (20, 32)}
-# The modes that git has written since 2005; then, when a tree has others, all that git can read.
+# First the modes that git has written since 2005. A tree with others, and one with gitlinks, is read again:
+# with all that git can read, and a third group for the bad byte.
 _REFERENCES: Final = {
-    raw_len: _references_pattern(raw_len, blob=rb"1(?:00[67][0-7]{2}|20000)", tree=b"40000", link=b"160000")
+    raw_len: _references_pattern(raw_len, blob=rb"1(?:00[67][0-7]{2}|20000)", tree=b"40000", other=b".")
     for raw_len in (20, 32)
 }
+_NO_REFERENCE: Final = (b"", b"")
 _ODD_REFERENCES: Final = {
     raw_len: _references_pattern(
         raw_len,
         blob=rb"0*(?:1[0-57][0-7]{4}|[0-35-7][0-7]{4}|[0-7]{1,4})",
         tree=rb"0*4[0-7]{4}",
-        link=rb"0*16[0-7]{4}",
+        other=rb"0*16[0-7]{4} [^\0]++\0.{%d}|(.)" % raw_len,
     )
     for raw_len in (20, 32)
 }
@@ -202,12 +204,15 @@ def tree_references(data: bytes, raw_len: int) -> tuple[set[bytes], set[bytes]]:
     Raises: PackError when any part of `data` is no entry.
     """
     found = _REFERENCES[raw_len].findall(data)
-    if any(bad for _, _, bad in found):
+    if found.count(_NO_REFERENCE):
         found = _ODD_REFERENCES[raw_len].findall(data)
         if any(bad for _, _, bad in found):
             raise PackError("bad tree: malformed entry")
-    blobs = {blob for blob, _, _ in found}
-    trees = {tree for _, tree, _ in found}
+        blobs = {blob for blob, _, _ in found}
+        trees = {tree for _, tree, _ in found}
+    else:
+        blobs = {blob for blob, _ in found}
+        trees = {tree for _, tree in found}
     blobs.discard(b"")
     trees.discard(b"")
     return trees, blobs
