@@ -39,7 +39,7 @@ CONFINED: dict[str, set[str]] = {
     "asyncio": {"httpd", "app", "workers", "cli"},
     "multiprocessing": {"workers"},
     "concurrent": {"workers"},
-    "threading": {"workers", "pack", "telemetry"},
+    "threading": {"workers", "pack", "telemetry", "repo"},
     "dulwich": {"pack", "repo", "service"},
     "pygit2": {"pack"},
     "ctypes": {"pack"},

@@ -1,0 +1,227 @@
+"""One push's objects, from the first byte to the refs: kept apart until every check has said yes.
+
+    ingest -> unconnected -> (pre-receive) -> migrate -> (update) -> commit -> close
+      |                                         |                      |
+      |  objects/tmp_objdir-incoming-gs...      |  objects/pack        |  refs
+      |  a hook sees it through `environ`       |  pack held by .keep  |  .keep goes after them
+
+Leaving the context (or `close`) removes all that was not migrated, whatever happened. A crash leaves the
+repository with old refs, or with new refs whose objects are on the disk; `RepositoryRoot.sweep` removes the
+rest at the next start.
+
+The order in `migrate` is meaning (git: tmp-objdir.c pack_copy_priority()): contents fsynced; then `.keep`, so
+that no `git repack -ad` that starts from now on takes the pack for unreachable and drops it; then `.pack`,
+`.rev`; `.idx` last, since it makes the pack visible; then the directory is fsynced. If a pack of that name is
+there already, it is left alone, and ours gets another name: a repack that is under way may be about to remove
+the one that is there.
+
+What the keep can't hold: objects outside the pack that the new tips refer to and no ref reaches. The
+connectivity check found them, but a `git gc` that runs at the same time may prune them if they are older than
+two weeks. git has the same window. `commit` looks once more, under the locks, that each new tip is there.
+"""
+
+import os
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+
+from gitsmart.pack.indexer import IngestedPack, IngestLimits, PackFacts, ingest_pack
+from gitsmart.pack.objects import to_raw
+from gitsmart.pack.store import ObjectStore
+from gitsmart.repo.connectivity import find_unconnected
+from gitsmart.repo.gitconfig import GitConfig
+from gitsmart.repo.ownership import OwnedDirectory
+from gitsmart.repo.ref_transaction import ReflogIdentity, RefTransaction, RefUpdate
+from gitsmart.repo.refs import RefStore
+
+__all__ = ["Push"]
+
+# Visible to readers as soon as the .idx is there, so it goes last
+_ORDER = (".pack", ".rev", ".idx")
+
+
+class Push:
+    """The storage side of one push; a context manager, for one thread at a time."""
+
+    def __init__(
+        self, git_dir: Path, store: ObjectStore, refs: RefStore, config: GitConfig, *, is_bare: bool
+    ) -> None:
+        self._git_dir = git_dir
+        self._store = store
+        self._refs = refs
+        self._config = config
+        self._is_bare = is_bare
+        self._owned: OwnedDirectory | None = None
+        self._objects: ObjectStore | None = None
+        self._packs: list[IngestedPack] = []
+        self._facts: list[PackFacts] = []
+        self._closed = False
+
+    def __enter__(self) -> "Push":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @property
+    def objects(self) -> ObjectStore:
+        """The quarantine's objects over the repository's own: what the push would make of it."""
+        return self._store if self._objects is None else self._objects
+
+    @property
+    def environ(self) -> Mapping[str, str]:
+        """What lets git commands in a hook see the quarantine; {} before `ingest` and after `migrate`."""
+        if self._objects is None or self._owned is None:
+            return {}
+        return {
+            "GIT_QUARANTINE_PATH": str(self._owned.path),
+            "GIT_OBJECT_DIRECTORY": str(self._owned.path),
+            "GIT_ALTERNATE_OBJECT_DIRECTORIES": str(self._git_dir / "objects"),
+        }
+
+    def ingest(
+        self,
+        read: Callable[[int], bytes],
+        *,
+        limits: IngestLimits,
+        detect_collisions: bool = True,
+        tick: Callable[[int, int], None] = lambda done, total: None,
+    ) -> IngestedPack:
+        """Read a pack to its end into the quarantine; see `pack.indexer.ingest_pack`.
+
+        Raises:
+            PackError, LimitExceeded, Disconnected: as there.
+            OSError: the disk says no (full, read-only).
+        """
+        path = self._directory().path
+        pack_dir = path / "pack"
+        pack_dir.mkdir(exist_ok=True)
+        if self._objects is None:
+            self._objects = ObjectStore(path, self._refs.format, over=self._store)
+        pack = ingest_pack(
+            read,
+            pack_dir,
+            self._refs.format,
+            bases=self._store,
+            detect_collisions=detect_collisions,
+            limits=limits,
+            tick=tick,
+        )
+        self._objects.refresh()
+        if pack.objects:
+            self._packs.append(pack)
+        self._facts.append(pack.facts)
+        return pack
+
+    def unconnected(
+        self, tips: Sequence[bytes], *, tick: Callable[[], None] = lambda: None
+    ) -> dict[bytes, str]:
+        """Say which of the (hex) tips reach an object that is not there, with git's words; {} when all are
+        whole.
+
+        `tick` is called every few thousand objects and may raise to end the search.
+        """
+        return find_unconnected(self.objects, self._store, self._refs.tips(), tips, self._facts, tick=tick)
+
+    def migrate(self) -> None:
+        """Move the quarantined pack into the repository, durably, and keep it from a concurrent repack.
+
+        Raises:
+            OSError: the disk says no; refs are not to be touched then. `close` takes back what was moved
+            halfway.
+        """
+        if not self._packs or self._owned is None:
+            return
+        source = self._owned.path / "pack"
+        target = self._git_dir / "objects" / "pack"
+        target.mkdir(exist_ok=True)
+        for name in os.listdir(source):
+            _fsync(source / name)
+        for pack in self._packs:
+            old = f"pack-{pack.checksum.decode('ascii')}"
+            self._migrate_one(source / old, target, old)
+        self._packs.clear()
+        _fsync(target)
+        _fsync(target.parent)
+        if self._objects is not None:
+            self._objects.close()
+            self._objects = None
+        self._store.refresh()
+
+    def _migrate_one(self, source: Path, target: Path, name: str) -> None:
+        assert self._owned is not None
+        while True:
+            keep = os.fsencode(target / f"{name}.keep")
+            try:
+                self._owned.claim(keep)
+            except FileExistsError:
+                pass
+            else:
+                if not any(os.path.lexists(target / (name + suffix)) for suffix in _ORDER):
+                    break
+                self._owned.release(keep)
+            name = f"pack-{secrets.token_hex(self._refs.format.raw_len)}"
+        moved: list[Path] = []
+        try:
+            for suffix in _ORDER:
+                if suffix == ".rev" and not (source.parent / (source.name + suffix)).exists():
+                    continue
+                os.rename(source.parent / (source.name + suffix), target / (name + suffix))
+                moved.append(target / (name + suffix))
+        except BaseException:
+            # .idx is the last, so nobody has seen the pack
+            for path in moved:
+                path.unlink(missing_ok=True)
+            self._owned.release(keep)
+            raise
+
+    def commit(
+        self, updates: Sequence[RefUpdate], *, atomic: bool, identity: ReflogIdentity
+    ) -> list[str | None]:
+        """Update refs, each compared with its expected old value under its lock; a result for each, in their
+        order.
+
+        See `RefTransaction`. Never raises for what can go wrong with a ref: the result is None for done, or
+        git's words.
+        """
+        transaction = RefTransaction(
+            self._refs,
+            self._directory(),
+            self._config,
+            is_bare=self._is_bare,
+            identity=identity,
+            has_object=self._has_object,
+        )
+        self._store.refresh()
+        return transaction.run(updates, atomic=atomic)
+
+    def close(self) -> None:
+        """Let go: the keep, the quarantine and all that is in it. Idempotent; never raises."""
+        if self._objects is not None:
+            self._objects.close()
+            self._objects = None
+        if self._owned is not None:
+            self._owned.close()
+            self._owned = None
+
+    def _directory(self) -> OwnedDirectory:
+        if self._owned is None:
+            self._owned = OwnedDirectory(self._git_dir / "objects")
+        return self._owned
+
+    def _has_object(self, oid: bytes) -> bool:
+        return to_raw(oid) in self._store
+
+
+def _fsync(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

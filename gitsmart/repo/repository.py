@@ -1,0 +1,164 @@
+"""One open repository: its format, config, objects, refs, and the way in for a push.
+
+A handle is shared by every request of its repository, and by all threads. It holds no state of its own but
+caches that notice by themselves when the files change; `root.py` replaces it when the directory becomes
+another one.
+
+What counts as servable (git: setup.c verify_repository_format()):
+
+    core.repositoryFormatVersion   0 or 1
+    extensions.objectFormat        sha1, sha256
+    extensions.refStorage          files (reftable: not yet)
+    extensions.noop, noop-v1, preciousObjects, worktreeConfig, relativeWorktrees, submodulePathConfig
+                                   harmless to a server that deletes no object and has no work tree
+    extensions.partialClone        refused: objects that others are promised may be missing here
+    extensions.compatObjectFormat  refused: a push would have to write the other format's ids as well
+    any other                      refused when the version is 1, ignored when it is 0, as git does
+
+The paths of hooks leave this package as data, for service/hooks.py alone.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from gitsmart.errors import RepositoryUnusable
+from gitsmart.pack.objects import SHA1, SHA256, ObjectFormat, to_raw
+from gitsmart.pack.store import ObjectStore
+from gitsmart.repo.gitconfig import ConfigFile, GitConfig
+from gitsmart.repo.quarantine import Push
+from gitsmart.repo.refs import RefSnapshot, RefStore
+
+__all__ = ["HookCommand", "Repository"]
+
+_FORMATS = {"sha1": SHA1, "sha256": SHA256}
+# Known in version 0 as well (git: setup.c handle_extension_v0()); the others only mean something in version 1
+_V0_EXTENSIONS = {"noop", "preciousobjects", "worktreeconfig", "partialclone"}
+_V1_EXTENSIONS = {
+    "noop-v1",
+    "objectformat",
+    "compatobjectformat",
+    "refstorage",
+    "relativeworktrees",
+    "submodulepathconfig",
+}
+_SHALLOW_LIMIT_BYTES = 64 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class HookCommand:
+    """How to start one of the hooks. `environ` is all of its environment: nothing of the server's."""
+
+    argv: tuple[str, ...]
+    cwd: str
+    environ: Mapping[str, str]
+
+
+def object_format_of(config: GitConfig) -> ObjectFormat:
+    """Judge a repository's format by its config.
+
+    Raises:
+        RepositoryUnusable: this server can't serve it safely; the text names the setting.
+    """
+    version = config.get_int("core.repositoryFormatVersion", 0)
+    if version not in (0, 1):
+        raise RepositoryUnusable(f"repository format version {version} is not supported")
+    for name in config.names("extensions"):
+        extension = name.partition(".")[2]
+        if extension in _V0_EXTENSIONS:
+            continue
+        if extension in _V1_EXTENSIONS:
+            if version == 0:
+                raise RepositoryUnusable(f"extension {extension!r} needs repository format version 1")
+        elif version == 1:
+            raise RepositoryUnusable(f"unknown repository extension {extension!r}")
+    if "extensions.partialClone" in config:
+        raise RepositoryUnusable("a partial clone can't be served: objects may be missing from it")
+    if "extensions.compatObjectFormat" in config:
+        raise RepositoryUnusable("repositories with extensions.compatObjectFormat are not supported")
+    storage = config.get_str("extensions.refStorage", "files")
+    if storage != "files":
+        raise RepositoryUnusable(f"ref storage {storage!r} is not supported, only 'files'")
+    name = config.get_str("extensions.objectFormat", "sha1")
+    try:
+        return _FORMATS[name]
+    except KeyError:
+        raise RepositoryUnusable(f"object format {name!r} is not supported") from None
+
+
+class Repository:
+    """An open repository. Thread-safe; opening it was `RepositoryRoot.open`'s."""
+
+    def __init__(self, name: str, git_dir: Path) -> None:
+        """Open `git_dir`, which is known to be a repository inside the root.
+
+        Raises:
+            RepositoryUnusable: see the module's table.
+        """
+        self.name = name
+        self._git_dir = git_dir
+        self._config_file = ConfigFile(git_dir)
+        self._config_identity = self._config_file.identity()
+        config = self._config_file.read()
+        self.format = object_format_of(config)
+        bare = config.get_bool("core.bare")
+        self.is_bare = git_dir.name != ".git" if bare is None else bare
+        self.objects = ObjectStore(git_dir / "objects", self.format)
+        self.ref_store = RefStore(os.fsencode(git_dir), self.format, self.objects)
+
+    def is_current(self) -> bool:
+        """Whether the config file is the one that this handle was opened with."""
+        return self._config_file.identity() == self._config_identity
+
+    @property
+    def config(self) -> GitConfig:
+        """The config as it is now; take it once for each request.
+
+        Raises:
+            RepositoryUnusable: it became unreadable or malformed.
+        """
+        return self._config_file.read()
+
+    def refs(self, *, peel: bool = True) -> RefSnapshot:
+        """List the refs as they are now; see `RefStore.snapshot`."""
+        return self.ref_store.snapshot(peel=peel)
+
+    def shallow(self) -> frozenset[bytes]:
+        """The raw oids of the commits whose parents this repository does not have; empty for a whole one.
+
+        Raises:
+            RepositoryUnusable: the `shallow` file is malformed or larger than 64 MiB.
+        """
+        try:
+            with open(self._git_dir / "shallow", "rb") as file:
+                data = file.read(_SHALLOW_LIMIT_BYTES + 1)
+        except FileNotFoundError:
+            return frozenset()
+        except OSError as error:
+            raise RepositoryUnusable("the list of shallow commits can't be read") from error
+        lines = data.split()
+        if len(data) > _SHALLOW_LIMIT_BYTES or any(len(line) != self.format.hex_len for line in lines):
+            raise RepositoryUnusable("the list of shallow commits is malformed")
+        return frozenset(to_raw(line) for line in lines)
+
+    def begin_push(self) -> Push:
+        """Open a quarantine for one push, a context manager. Touches no disk before it is needed."""
+        return Push(self._git_dir, self.objects, self.ref_store, self.config, is_bare=self.is_bare)
+
+    def hook(self, name: str) -> HookCommand | None:
+        """Tell how to start a hook; None when there is no executable file of that name.
+
+        Looks in `core.hooksPath`, relative to the repository's directory, or in `hooks/` (githooks(5)).
+        """
+        assert "/" not in name
+        folder = self.config.get_str("core.hooksPath")
+        if folder is None:
+            directory = self._git_dir / "hooks"
+        else:
+            directory = self._git_dir / Path(folder).expanduser()
+        path = directory / name
+        if not path.is_file() or not os.access(path, os.X_OK):
+            return None
+        environ = {"GIT_DIR": str(self._git_dir), "PATH": "/usr/local/bin:/usr/bin:/bin"}
+        return HookCommand((str(path),), str(self._git_dir), environ)

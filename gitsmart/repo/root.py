@@ -1,0 +1,364 @@
+"""The directory of repositories: from a name that a peer sent to an open Repository.
+
+`_locate` is the only function that joins a peer's text and a path.
+
+    name      = [ "/" ] segment *( "/" segment ) [ "/" ]    percent-decoded by httpd; "%" is literal
+    segment   : no control character, backslash, "." or ".."; no leading "-"; at most 255 bytes
+
+For the name `N` these are tried in order, and the first that is a repository is it: `N`, `N/.git`, `N.git`;
+then, when N ends in `.git`, the name without it. A repository is a directory that git takes for one (HEAD,
+`objects/`, `refs/`; git: setup.c is_git_directory()), whose real path, and that of its `objects` and `refs`,
+lies inside the root. Not served, whatever they lead to: `.git` files (worktrees, submodules), directories
+with a `commondir` file, anything inside a repository or a work tree (where a push could have planted a
+repository with hooks of its own). All refusals have one text, so that nobody can learn what is there.
+
+Handles are kept (the newest 256) while the directory is the same one: same inode of the directory and of
+`objects`, same config file. Repositories may come, go and change while the server runs.
+
+`sweep` removes what killed servers left; whose it is, and how that is known for certain, is ownership.py's.
+"""
+
+import contextlib
+import fcntl
+import os
+import re
+import secrets
+import shutil
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Iterator
+from pathlib import Path
+
+from gitsmart.errors import ConfigError, RepositoryError, RepositoryNotFound, RepositoryUnusable
+from gitsmart.repo.ownership import sweep_repository
+from gitsmart.repo.repository import Repository
+
+__all__ = ["InvalidRepositoryName", "RepositoryExists", "RepositoryRoot"]
+
+HANDLES = 256  # each holds a few descriptors; pulled out of the air
+NESTING = 32  # folders below the root that names() looks into
+_CREATING = ".gitsmart-new-"  # no name may start so: a repository is made there and then renamed
+_FORBIDDEN_CHARS = re.compile(r"[\x00-\x1f\x7f\\]")
+
+
+class RepositoryExists(RepositoryError):
+    """There is something of that name, or around it, already."""
+
+
+class InvalidRepositoryName(RepositoryError):
+    """No repository may have that name."""
+
+
+class RepositoryRoot:
+    """All repositories below one directory. Thread-safe; every method blocks on disk."""
+
+    def __init__(self, path: Path) -> None:
+        """Serve the directory `path`, which must exist.
+
+        Raises:
+            ConfigError: it is no directory.
+        """
+        if not path.is_dir():
+            raise ConfigError(f"repository root {str(path)!r} is not a directory")
+        self.path = Path(os.path.realpath(path))
+        self._handles: OrderedDict[Path, tuple[object, Repository]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def open(self, name: str) -> Repository:
+        """Find the repository that a peer named.
+
+        Raises:
+            RepositoryNotFound: there is none, or none that may be served; one text for all reasons.
+            RepositoryUnusable: there is one, of a format that this server can't serve.
+        """
+        found = self._locate(name)
+        if found is None:
+            raise RepositoryNotFound("repository not found")
+        return self._handle(*found)
+
+    def names(self) -> Iterator[str]:
+        """Give the names of all repositories, sorted; never looks inside one, or deeper than 32 folders."""
+        yield from self._names_below(self.path, "", {_inode(self.path)}, NESTING)
+
+    def create(self, name: str, *, object_format: str = "sha1") -> Repository:
+        """Make an empty bare repository that git accepts, whole or not at all; missing folders are made.
+
+        The directory's name is `name`, with `.git` at its end.
+
+        Raises:
+            InvalidRepositoryName: the name is malformed.
+            RepositoryExists: the name is taken, or lies inside a repository.
+            ValueError: an object format that is not "sha1" or "sha256".
+            RepositoryUnusable: the disk says no.
+        """
+        if object_format not in ("sha1", "sha256"):
+            raise ValueError(f"unknown object format {object_format!r}")
+        segments = _segments(name)
+        if segments is None or segments[-1] == ".git":
+            raise InvalidRepositoryName(f"not a repository name: {name!r}")
+        stem = segments[-1].removesuffix(".git")
+        if not stem or stem == ".":
+            raise InvalidRepositoryName(f"not a repository name: {name!r}")
+        if self._locate("/".join(segments)) is not None:
+            raise RepositoryExists(f"repository {name!r} exists already")
+        directory = Path(self.path, *segments[:-1], stem + ".git")
+        try:
+            directory.parent.mkdir(parents=True, exist_ok=True)
+            if self._relative_if_servable(Path(os.path.realpath(directory.parent)) / directory.name) is None:
+                raise RepositoryExists(f"{name!r} lies inside a repository, or outside the root")
+            if os.path.lexists(directory):
+                raise RepositoryExists(f"{name!r} exists already")
+            self._make_bare(directory, object_format)
+        except (FileExistsError, NotADirectoryError) as error:
+            raise RepositoryExists(f"{name!r} exists already, or a part of it is a file") from error
+        except OSError as error:
+            raise RepositoryUnusable(f"repository {name!r} can't be made: {error.strerror}") from error
+        return self.open("/".join([*segments[:-1], stem + ".git"]))
+
+    def sweep(self) -> int:
+        """Remove what killed servers left in any repository; see ownership.py. Returns how many things went.
+
+        What belongs to a living server, this one included, or to git stays.
+        """
+        count = 0
+        for name in self.names():
+            found = self._locate(name)
+            if found is not None:
+                count += sweep_repository(found[1])
+        for directory in self._folders(self.path, {_inode(self.path)}, NESTING):
+            with contextlib.suppress(OSError), os.scandir(directory) as entries:
+                for entry in entries:
+                    if entry.name.startswith(_CREATING) and entry.is_dir(follow_symlinks=False):
+                        count += _discard_unfinished(directory / entry.name)
+        return count
+
+    # Names to paths
+
+    def _locate(self, name: str) -> tuple[str, Path] | None:
+        """The repository's own name and its git directory: the only join of a peer's text and a path."""
+        segments = _segments(name)
+        if segments is None:
+            return None
+        *folders, last = segments
+        if last == ".git":
+            if not folders:
+                return None
+            *folders, last = folders
+        candidates = [last, last + "/.git", last + ".git"]
+        if last.endswith(".git") and last != ".git":
+            candidates += [last[:-4], last[:-4] + "/.git"]
+        try:
+            parent = Path(self.path, *folders)
+            if not parent.is_dir():
+                return None
+            for candidate in candidates:
+                git_dir = parent / candidate
+                if not _is_git_dir(git_dir):
+                    continue
+                real = Path(os.path.realpath(git_dir))
+                relative = self._relative_if_servable(real)
+                if relative is None or not self._keeps_inside(real):
+                    return None
+                return relative, real
+        except (OSError, ValueError):  # a name that is too long, or that the file system can't encode
+            return None
+        return None
+
+    def _relative_if_servable(self, real: Path) -> str | None:
+        """The name of a real path, when it is below the root and no folder above it is a repository."""
+        try:
+            parts = real.relative_to(self.path).parts
+        except ValueError:
+            return None
+        if parts and parts[-1] == ".git":
+            parts = parts[:-1]
+        if not parts or ".git" in parts:
+            return None
+        folder = self.path
+        for part in parts[:-1]:
+            folder = folder / part
+            if _is_git_dir(folder) or os.path.lexists(folder / ".git"):
+                return None
+        return "/".join(parts)
+
+    def _keeps_inside(self, git_dir: Path) -> bool:
+        """No link leads the repository's own parts out of the root."""
+        if os.path.lexists(git_dir / "commondir"):
+            return False
+        for part in ("objects", "refs"):
+            if self.path not in Path(os.path.realpath(git_dir / part)).parents:
+                return False
+        return True
+
+    def _handle(self, name: str, git_dir: Path) -> Repository:
+        try:
+            identity = (_inode(git_dir), _inode(git_dir / "objects"))
+        except OSError:
+            raise RepositoryNotFound("repository not found") from None
+        with self._lock:
+            known = self._handles.get(git_dir)
+            if known is not None:
+                self._handles.move_to_end(git_dir)
+        if known is not None and known[0] == identity and known[1].is_current():
+            return known[1]
+        repository = Repository(name, git_dir)
+        with self._lock:
+            raced = self._handles.get(git_dir)
+            if raced is not known and raced is not None and raced[0] == identity:
+                return raced[1]
+            # A handle that is replaced stays usable for those who hold it, and goes with the last of them
+            self._handles[git_dir] = (identity, repository)
+            self._handles.move_to_end(git_dir)
+            while len(self._handles) > HANDLES:
+                self._handles.popitem(last=False)
+        return repository
+
+    # Walks
+
+    def _names_below(
+        self, folder: Path, prefix: str, above: set[tuple[int, int]], depth: int
+    ) -> Iterator[str]:
+        for name, inode in self._children(folder, above):
+            path = folder / name
+            if _is_git_dir(path) or _is_git_dir(path / ".git"):
+                if self._locate(prefix + name) == (prefix + name, self._git_dir_of(path)):
+                    yield prefix + name
+            elif depth > 1 and not os.path.lexists(path / ".git"):
+                yield from self._names_below(path, f"{prefix}{name}/", above | {inode}, depth - 1)
+
+    @staticmethod
+    def _git_dir_of(path: Path) -> Path:
+        return Path(os.path.realpath(path if _is_git_dir(path) else path / ".git"))
+
+    def _folders(self, folder: Path, above: set[tuple[int, int]], depth: int) -> Iterator[Path]:
+        """`folder` and the folders below it that are no repositories."""
+        yield folder
+        for name, inode in self._children(folder, above):
+            path = folder / name
+            if depth > 1 and not _is_git_dir(path) and not os.path.lexists(path / ".git"):
+                yield from self._folders(path, above | {inode}, depth - 1)
+
+    @staticmethod
+    def _children(folder: Path, above: set[tuple[int, int]]) -> list[tuple[str, tuple[int, int]]]:
+        """The folders in `folder` that a name can reach and that are not above it, in full names' order."""
+        children = []
+        try:
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    if _segments(entry.name) is None or entry.name == ".git":
+                        continue
+                    with contextlib.suppress(OSError):
+                        if entry.is_dir():
+                            inode = _inode(folder / entry.name)
+                            if inode not in above:
+                                children.append((entry.name, inode))
+        except OSError:
+            return []
+        return sorted(children)
+
+    # Making one
+
+    def _make_bare(self, directory: Path, object_format: str) -> None:
+        temporary = directory.parent / f"{_CREATING}{secrets.token_hex(8)}"
+        temporary.mkdir()
+        # Held open and locked while it is made, so that a sweep by another server leaves it alone
+        fd = os.open(temporary, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            with contextlib.suppress(OSError):
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            for folder in (
+                "hooks", "info", "objects", "objects/info", "objects/pack", "refs", "refs/heads", "refs/tags",
+            ):  # fmt: skip
+                (temporary / folder).mkdir()
+            version = 0 if object_format == "sha1" else 1
+            config = f"[core]\n\trepositoryformatversion = {version}\n\tfilemode = true\n\tbare = true\n"
+            if version:
+                config += f"[extensions]\n\tobjectformat = {object_format}\n"
+            _write(temporary / "config", config)
+            _write(temporary / "description", "Unnamed repository; edit this file to name the repository.\n")
+            _write(temporary / "info" / "exclude", "# Patterns of files to ignore; see gitignore(5)\n")
+            _write(temporary / "HEAD", "ref: refs/heads/main\n")
+            for base, folders, _ in os.walk(temporary):
+                for folder in folders:
+                    _fsync_directory(Path(base, folder))
+            _fsync_directory(temporary)
+            # Fails when the name has come meanwhile, unless as an empty folder, which loses nothing
+            os.rename(temporary, directory)
+            _fsync_directory(directory.parent)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        finally:
+            os.close(fd)
+
+
+def _discard_unfinished(path: Path) -> int:
+    """Remove what a killed `create` left, once it is a minute old and nobody holds it."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            if os.fstat(fd).st_mtime > time.time() - 60:
+                return 0
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(path)
+        finally:
+            os.close(fd)
+    except OSError:
+        return 0
+    return 1
+
+
+def _segments(name: str) -> list[str] | None:
+    """Split a name; None when it can't be one."""
+    if _FORBIDDEN_CHARS.search(name) or len(name) > 4096:
+        return None
+    segments = name.removeprefix("/").removesuffix("/").split("/")
+    for segment in segments:
+        if segment in ("", ".", "..") or segment.startswith(("-", _CREATING)):
+            return None
+        try:
+            if len(os.fsencode(segment)) > 255:
+                return None
+        except UnicodeEncodeError:
+            return None
+    if ".git" in segments[:-1]:
+        return None
+    return segments
+
+
+def _is_git_dir(path: Path) -> bool:
+    """git: setup.c is_git_directory() and path.c validate_headref(), without following `commondir`."""
+    try:
+        if not (path / "objects").is_dir() or not (path / "refs").is_dir():
+            return False
+        head = path / "HEAD"
+        if head.is_symlink():
+            return os.readlink(head).startswith("refs/")
+        with open(head, "rb") as file:
+            data = file.read(256)
+    except (OSError, ValueError):
+        return False
+    if data.startswith(b"ref:"):
+        return data[4:].lstrip().startswith(b"refs/")
+    return re.match(rb"(?:[0-9a-fA-F]{64}|[0-9a-fA-F]{40})(?:\s|\Z)", data) is not None
+
+
+def _inode(path: Path) -> tuple[int, int]:
+    st = os.stat(path)
+    return st.st_dev, st.st_ino
+
+
+def _write(path: Path, text: str) -> None:
+    with open(path, "x", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _fsync_directory(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
