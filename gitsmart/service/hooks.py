@@ -81,6 +81,7 @@ def push_environ(actor: Actor, *, version: int, push_options: Sequence[bytes] | 
     """Return what the hooks of one push find in their environment, beside the repository's and the operator's
     part.
 
+        GIT_DIR                         ".", the working directory          (git: receive-pack.c, enter_repo())
         REMOTE_USER                     who pushes, when signed in          (CGI, RFC 3875)
         REMOTE_ADDR                     from where                          (CGI)
         GIT_COMMITTER_NAME, _EMAIL      the same as an identity           (git: http-backend.c run_service())
@@ -88,14 +89,19 @@ def push_environ(actor: Actor, *, version: int, push_options: Sequence[bytes] | 
         GIT_PUSH_OPTION_COUNT, _0, ...  push options; all unset when the client chose none, and for the
                                         hooks update and post-update        (githooks, "pre-receive")
 
-    `HookCommand.environ` brings GIT_DIR, and `Push.environ` brings GIT_QUARANTINE_PATH, GIT_OBJECT_DIRECTORY
-    and GIT_ALTERNATE_OBJECT_DIRECTORIES for pre-receive.
+    For pre-receive `Push.environ` brings GIT_QUARANTINE_PATH, GIT_OBJECT_DIRECTORY and
+    GIT_ALTERNATE_OBJECT_DIRECTORIES.
 
     Args:
         push_options: None when the client didn't choose push options, or the hook gets none.
     """
     name, email = committer(actor)
-    environ = {"REMOTE_ADDR": actor.address, "GIT_COMMITTER_NAME": name, "GIT_COMMITTER_EMAIL": email}
+    environ = {
+        "GIT_DIR": ".",
+        "REMOTE_ADDR": actor.address,
+        "GIT_COMMITTER_NAME": name,
+        "GIT_COMMITTER_EMAIL": email,
+    }
     if actor.user:
         environ["REMOTE_USER"] = actor.user
     if version:
@@ -125,14 +131,14 @@ def run_hook(
 
     Args:
         args: appended to `command.argv`; refnames go through byte for byte.
-        base: what all hooks get, such as HOME and LANG; PATH is set when it isn't there.
-        extra_environ: this request's part, see `push_environ`. Later ones win: base, `command.environ`, this.
+        base: what the operator gives to all hooks, such as HOME, LANG and PATH; no GIT_ variables.
+        extra_environ: this request's part, see `push_environ`. Later ones win: `command.environ`, base, this.
         check: called at least every `CHECK_INTERVAL_S`; what it raises stops the hook and goes to the caller.
 
     Raises:
         Whatever `output` and `check` raise, once the hook is stopped. Nothing else.
     """
-    environ = {"PATH": DEFAULT_PATH, "GIT_DIR": ".", **base, **command.environ, **extra_environ}
+    environ = {"PATH": DEFAULT_PATH, **command.environ, **base, **extra_environ}
     # a variable ends at its first NUL, as it would in git
     environ = {key: value.partition("\0")[0] for key, value in environ.items()}
     try:

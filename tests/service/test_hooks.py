@@ -153,12 +153,12 @@ def test_the_working_directory_and_a_clean_environment(
     command = script(
         tmp_path, "#!/bin/sh\npwd\nenv | grep -v -e ^PWD= -e ^SHLVL= -e ^_= -e ^OLDPWD= | sort\n"
     )
-    command = Script(command.argv, command.cwd, {"GIT_DIR": ".", "FROM": "repository"})
+    command = Script(command.argv, command.cwd, {"GIT_DIR": "/repository", "FROM": "repository"})
     _, said = run(command, base={"HOME": "/home/git", "FROM": "base"}, extra={"REMOTE_USER": "alice"})
     assert said.decode().splitlines() == [
         str(tmp_path.resolve()),
-        "FROM=repository",
-        "GIT_DIR=.",
+        "FROM=base",
+        "GIT_DIR=/repository",
         "HOME=/home/git",
         f"PATH={hooks.DEFAULT_PATH}",
         "REMOTE_USER=alice",
@@ -167,12 +167,14 @@ def test_the_working_directory_and_a_clean_environment(
 
 def test_push_environ() -> None:
     assert push_environ(ALICE, version=0, push_options=None) == {
+        "GIT_DIR": ".",
         "REMOTE_USER": "alice",
         "REMOTE_ADDR": "192.0.2.1",
         "GIT_COMMITTER_NAME": "alice",
         "GIT_COMMITTER_EMAIL": "alice@http.192.0.2.1",
     }
     assert push_environ(Actor(None, ""), version=1, push_options=()) == {
+        "GIT_DIR": ".",
         "REMOTE_ADDR": "",
         "GIT_COMMITTER_NAME": "anonymous",
         "GIT_COMMITTER_EMAIL": "anonymous@http.(none)",
