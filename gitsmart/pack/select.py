@@ -17,6 +17,7 @@ import heapq
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import compress
 
 from gitsmart.errors import ObjectMissing, PackError
 from gitsmart.pack.delta import delta_sizes
@@ -37,6 +38,13 @@ _SLOP = 5
 # Trees held while their level is read, with their skeletons. Measured on git.git's 190,000 trees: 2% are read
 # again.
 _TREES_BYTES = 32 << 20
+# Levels of this many trees are read by going through whole delta chains, since all of a chain is likely in
+# the level.
+_BULK = 2048
+# ... and in smaller ones a held tree is looked for that many bases away.
+_NEAR = 2
+# A base with more references that were not seen is no help.
+_MANY = 32
 
 
 def _no_tick(number: int) -> None:
@@ -80,30 +88,47 @@ def walk_commits(
         ObjectMissing: a want, or a new commit's parent. What is missing behind a have is let be.
         PackError: a commit is malformed, or no commit.
     """
-    interesting, uninteresting = 1, 2
+    new, _, edges = _walk(store, wants, haves, boundary, client_shallow, tick)
+    return new, edges
+
+
+_NEW, _KNOWN, _PARENT = 1, 2, 4
+"""Flags of commits: reached from a want; reached from a have; parent of one that was taken for new."""
+
+
+def _walk(
+    store: ObjectStore,
+    wants: Iterable[bytes],
+    haves: Iterable[bytes],
+    boundary: Collection[bytes],
+    client_shallow: Collection[bytes],
+    tick: Tick,
+) -> tuple[list[bytes], list[bytes], set[bytes]]:
+    """Return new commits, the tree of each, and the edge commits."""
     flags: dict[bytes, int] = {}
     queue: list[tuple[int, bytes]] = []
     done: set[bytes] = set()
     found: list[bytes] = []
+    trees: list[bytes] = []
     commit = store.commit
     push, pop = heapq.heappush, heapq.heappop
-    # Commits that are queued, interesting, and not known to be uninteresting as well. Counted down exactly
-    # when one leaves the queue or loses that state while queued: an error here loses commits, or walks all of
-    # history.
+    # Commits that are queued, new, and not known as well. Counted down exactly when one leaves the queue, or
+    # loses that state while queued: an error here loses commits, or walks all of history.
     waiting = 0
+    retracted = False
 
     def mark_known(raw_oid: bytes) -> None:
-        """Mark as uninteresting; what was taken for new before, and is not, passes that on to its parents at
-        once."""
-        nonlocal waiting
+        """Mark as known; what was taken for new before passes that on to its parents at once."""
+        nonlocal waiting, retracted
         stack = [raw_oid]
         while stack:
             raw_oid = stack.pop()
             had = flags.get(raw_oid, 0)
-            if had & uninteresting:
+            if had & _KNOWN:
                 continue
-            flags[raw_oid] = had | uninteresting
+            flags[raw_oid] = had | _KNOWN
             if raw_oid in done:
+                retracted = True
                 if raw_oid not in client_shallow:
                     stack.extend(commit(raw_oid).parents)
             elif had:
@@ -119,7 +144,7 @@ def walk_commits(
         mark_known(raw_oid)
     for raw_oid in wants:
         if raw_oid not in flags:
-            flags[raw_oid] = interesting
+            flags[raw_oid] = _NEW
             push(queue, (-commit(raw_oid).date, raw_oid))
             waiting += 1
     slop = _SLOP
@@ -133,31 +158,38 @@ def walk_commits(
         else:
             break
         done.add(raw_oid)
-        if flags[raw_oid] & uninteresting:
+        details = commit(raw_oid)
+        if flags[raw_oid] & _KNOWN:
             if raw_oid not in client_shallow:
-                for parent in commit(raw_oid).parents:
+                for parent in details.parents:
                     mark_known(parent)
             continue
         waiting -= 1
         oldest = key
         found.append(raw_oid)
+        trees.append(details.tree)
         if not len(found) % _TICK_EVERY:
             tick(len(found))
         if raw_oid in boundary:
             continue
-        for parent in commit(raw_oid).parents:
-            if parent not in flags:
-                flags[parent] = interesting
+        for parent in details.parents:
+            had = flags.get(parent)
+            if had is None:
+                flags[parent] = _NEW | _PARENT
                 push(queue, (-commit(parent).date, parent))
                 waiting += 1
-    new = [raw_oid for raw_oid in found if flags[raw_oid] == interesting]
-    edges: set[bytes] = set()
-    if len(done) > len(found) or len(new) < len(found) or len(flags) > len(found):
-        for raw_oid in new:
-            for parent in commit(raw_oid).parents:
-                if flags.get(parent, 0) & uninteresting:
-                    edges.add(parent)
-    return new, edges
+            else:
+                flags[parent] = had | _PARENT
+    if not retracted:
+        edges = {raw_oid for raw_oid, had in flags.items() if had & (_KNOWN | _PARENT) == _KNOWN | _PARENT}
+        return found, trees, edges
+    kept = [not flags[raw_oid] & _KNOWN for raw_oid in found]
+    found, trees = list(compress(found, kept)), list(compress(trees, kept))
+    edges = set()
+    for raw_oid in found:
+        if raw_oid not in boundary:
+            edges.update(parent for parent in commit(raw_oid).parents if flags[parent] & _KNOWN)
+    return found, trees, edges
 
 
 def depth_boundary(
@@ -320,9 +352,7 @@ def select_objects(
         tags, raw_oid, kind = store.peel(want)
         objects.update((tag, TAG) for tag in tags if tag not in known)
         (commits if kind == COMMIT else trees if kind == TREE else blobs).append(raw_oid)
-    new, edges = walk_commits(
-        store, commits, known_commits, boundary=boundary, client_shallow=client_shallow, tick=tick
-    )
+    new, new_trees, edges = _walk(store, commits, known_commits, boundary, client_shallow, tick)
     if boundary or client_shallow:
         # The new commits are not children of the known ones then. (git: rev-list --objects-edge-aggressive)
         edges.update(known_commits)
@@ -337,7 +367,7 @@ def select_objects(
     known.update(edges)
     for raw_oid in new:
         objects[raw_oid] = COMMIT
-    trees.extend([commit(raw_oid).tree for raw_oid in new])
+    trees.extend(new_trees)
     reader.select(trees)
     for raw_oid in blobs:
         if raw_oid not in known:
@@ -347,6 +377,9 @@ def select_objects(
 
 _KINDS = {b"40": TREE, b"10": BLOB, b"12": BLOB, b"16": 0}
 """What an entry refers to, by the first two digits of its mode as git writes it; 0 for a gitlink."""
+
+_Reference = tuple[bytes, int]
+"""A raw oid that a tree refers to, and its type by the entry's mode."""
 
 
 def _kind_of(data: bytes, start: int, nul: int) -> int:
@@ -358,13 +391,25 @@ def _kind_of(data: bytes, start: int, nul: int) -> int:
     return TREE if format_bits == 0o040000 else 0 if format_bits == 0o160000 else BLOB
 
 
-class _Trees:
-    """Goes through trees, each once, and adds what they refer to to a dict of new or a set of known objects.
+class _Tree:
+    """A tree's data, its skeleton, and what it refers to as far as that was not seen before.
 
-    A skeleton is a tree's data with each oid blanked out, so that its only NULs are those that end names:
-    with it, where an entry starts can be told without reading from the tree's start, and found in both
-    directions in C.
+    The skeleton is the data with each oid blanked out, so that its only NULs are those that end names: with
+    it, where an entry starts can be told without reading from the tree's start, and found in both directions
+    in C.
     """
+
+    __slots__ = ("data", "pending", "skeleton")
+
+    def __init__(self, data: bytes, skeleton: bytes | None, pending: list[_Reference]) -> None:
+        self.data = data
+        self.skeleton = skeleton
+        self.pending = pending
+
+
+class _Trees:
+    """Goes through trees, each once, and adds what they refer to to a dict of new or a set of known
+    objects."""
 
     def __init__(self, store: ObjectStore, objects: dict[bytes, int], known: set[bytes], tick: Tick) -> None:
         self._store = store
@@ -375,130 +420,194 @@ class _Trees:
         self._raw_len = raw_len
         self._blank = b"x" * raw_len
         self._blank_out = re.compile(b"(?s)\\0.{%d}" % raw_len).sub
-        # (serial of pack, offset) -> data and skeleton, least recently used first. All have been gone
-        # through.
-        self._cache: dict[tuple[int, int], tuple[bytes, bytes | None]] = {}
+        self._find_oids = re.compile(b"(?s)\\0(.{%d})" % raw_len).findall
+        self._find_entries = re.compile(b"(?s)(..)[^\\0]*\\0(.{%d})" % raw_len).findall
+        # (serial of pack, offset) -> tree, least recently used first
+        self._cache: dict[tuple[int, int], _Tree] = {}
         self._cached_bytes = 0
 
     def mark_known(self, trees: Iterable[bytes]) -> None:
         """Add trees, and all that is below them, to the known objects. What is missing is let be."""
         known = self._known
         level = {raw_oid for raw_oid in trees if raw_oid not in known}
+        known.update(level)
         while level:
-            known.update(level)
             following: set[bytes] = set()
-            for subtrees, blobs in self._read(level, missing_ok=True):
-                following.update(subtrees)
-                known.update(blobs)
-            level = following - known
+            for references in self._read(level, missing_ok=True):
+                for raw_oid, kind in references:
+                    known.add(raw_oid)
+                    if kind == TREE:
+                        following.add(raw_oid)
+            level = following
 
     def select(self, trees: Iterable[bytes]) -> None:
         """Add trees, and all that is below them, to the new objects, as far as they are not known."""
-        known, objects = self._known, self._objects
-        level = {raw_oid for raw_oid in trees if raw_oid not in known}
+        objects = self._objects
+        level = {raw_oid for raw_oid in trees if raw_oid not in self._known}
+        objects.update(dict.fromkeys(level, TREE))
         while level:
-            objects.update(dict.fromkeys(level, TREE))
             following: set[bytes] = set()
-            for subtrees, blobs in self._read(level, missing_ok=False):
-                for raw_oid in subtrees:
-                    if raw_oid not in objects and raw_oid not in known:
+            for references in self._read(level, missing_ok=False):
+                for raw_oid, kind in references:
+                    objects[raw_oid] = kind
+                    if kind == TREE:
                         following.add(raw_oid)
-                for raw_oid in blobs:
-                    if raw_oid not in objects and raw_oid not in known:
-                        objects[raw_oid] = BLOB
             level = following
 
-    def _read(
-        self, level: set[bytes], *, missing_ok: bool
-    ) -> Iterator[tuple[Collection[bytes], Collection[bytes]]]:
-        """Give subtrees and blobs of each tree, in the order of packs; may leave out what was given
-        before."""
+    def _read(self, level: set[bytes], *, missing_ok: bool) -> Iterator[list[_Reference]]:
+        """Read trees in the order of packs; give for each what it refers to and was not seen before."""
+        bulk = len(level) >= _BULK
         number = 0
-        for pack, offsets, missed in self._places(level):
+        groups, missed = self._places(level)
+        for pack, offsets in groups:
             for offset in offsets:
                 number += 1
                 if not number % _TICK_EVERY:
                     self._tick(len(self._objects))
-                yield self._read_packed(pack, offset)
-            for raw_oid in missed:
-                try:
-                    kind, data = self._store.read(raw_oid)
-                except ObjectMissing:
-                    if missing_ok:
-                        continue
-                    raise
-                if kind != TREE:
-                    raise PackError("an object is no tree, but taken for one")
-                yield tree_references(data, self._raw_len)
+                tree = self._tree_at(pack, offset, bulk=bulk)
+                pending = tree.pending
+                if pending:
+                    tree.pending = []
+                    yield self._unseen(pending)
+        for raw_oid in missed:
+            number += 1
+            if not number % _TICK_EVERY:
+                self._tick(len(self._objects))
+            try:
+                kind, data = self._store.read(raw_oid)
+            except ObjectMissing:
+                if missing_ok:
+                    continue
+                raise
+            if kind != TREE:
+                raise PackError("an object is no tree, but taken for one")
+            yield self._references(data)
 
-    def _places(self, level: set[bytes]) -> Iterator[tuple[PackFile, list[int], list[bytes]]]:
-        """Group trees by pack, with offsets ascending; the last group holds those in no pack as well."""
-        groups: dict[int, tuple[PackFile, list[int]]] = {}
-        missed: list[bytes] = []
+    def _places(self, level: set[bytes]) -> tuple[list[tuple[PackFile, list[int]]], list[bytes]]:
+        """Group trees by pack, with offsets ascending; and those in no pack."""
         packs = self._store.packs()
         if len(packs) == 1 and len(level) * 12 > packs[0].count:
             pack = packs[0]
             positions = pack.positions_in(level)
             if len(positions) == len(level):
-                yield pack, sorted(map(pack.offset_at, positions)), []
-                return
+                return [(pack, sorted(map(pack.offset_at, positions)))], []
+        groups: dict[int, tuple[PackFile, list[int]]] = {}
+        missed: list[bytes] = []
+        locate = self._store.locate
         for raw_oid in level:
-            place = self._store.locate(raw_oid)
+            place = locate(raw_oid)
             if place is None:
                 missed.append(raw_oid)
+                continue
+            pack, offset = place
+            group = groups.get(pack.serial)
+            if group is None:
+                groups[pack.serial] = (pack, [offset])
             else:
-                pack, offset = place
-                group = groups.get(pack.serial)
-                if group is None:
-                    groups[pack.serial] = (pack, [offset])
-                else:
-                    group[1].append(offset)
-        for pack, offsets in groups.values():
+                group[1].append(offset)
+        for _, offsets in groups.values():
             offsets.sort()
-            yield pack, offsets, []
-        if missed:
-            yield packs[0] if packs else pack, [], missed
+        return list(groups.values()), missed
 
-    def _read_packed(self, pack: PackFile, offset: int) -> tuple[Collection[bytes], Collection[bytes]]:
-        kind, size, base, start = pack.entry(offset)
-        serial = pack.serial
-        if kind == OFS_DELTA:
-            key = (serial, base)
-            cached = self._cache.pop(key, None)
-            if cached is not None:
-                data, skeleton = cached
-                if skeleton is None:
-                    skeleton = self._blank_out(b"\0" + self._blank, data)
-                    self._cached_bytes += len(skeleton)
-                self._cache[key] = (data, skeleton)
-                delta, _ = inflate(pack.data, start, size)
-                return self._read_delta((serial, offset), data, skeleton, delta)
-        kind, data = pack.read_at(offset)
-        if kind != TREE:
-            raise PackError("an object is no tree, but taken for one")
-        references = tree_references(data, self._raw_len)
-        self._keep((serial, offset), data, None)
+    # -- trees in packs
+
+    def _tree_at(self, pack: PackFile, offset: int, *, bulk: bool) -> _Tree:
+        """Read a tree: from the nearest one of its delta chain that is held, or else whole."""
+        cache, serial = self._cache, pack.serial
+        chain: list[tuple[int, int, int]] = []
+        at = offset
+        while True:
+            held = cache.pop((serial, at), None)
+            if held is not None:
+                cache[serial, at] = held
+                break
+            kind, size, base, start = pack.entry(at)
+            if kind < OFS_DELTA:
+                if kind != TREE:
+                    raise PackError("an object is no tree, but taken for one")
+                if not bulk and chain:
+                    return self._keep((serial, offset), self._whole(pack.read_at(offset)[1]))
+                data, _ = inflate(pack.data, start, size)
+                held = self._keep((serial, at), self._whole(data))
+                break
+            chain.append((at, start, size))
+            if len(chain) > _NEAR and not bulk:
+                # Going through what lies between costs more than going through this one whole.
+                kind, data = pack.read_at(offset)
+                if kind != TREE:
+                    raise PackError("an object is no tree, but taken for one")
+                return self._keep((serial, offset), self._whole(data))
+            if len(chain) > pack.count:
+                raise PackError("a delta chain runs in a circle")
+            at = pack.base_offset(kind, base, start)
+        while chain:
+            at, start, size = chain.pop()
+            delta, _ = inflate(pack.data, start, size)
+            held = self._keep((serial, at), self._derived(held, delta))
+        return held
+
+    def _keep(self, key: tuple[int, int], tree: _Tree) -> _Tree:
+        # Twice: a skeleton may still come.
+        self._cached_bytes += 2 * len(tree.data)
+        cache = self._cache
+        cache[key] = tree
+        while self._cached_bytes > _TREES_BYTES:
+            self._cached_bytes -= 2 * len(cache.pop(next(iter(cache))).data)
+        return tree
+
+    def _unseen(self, references: list[_Reference]) -> list[_Reference]:
+        objects, known = self._objects, self._known
+        return [found for found in references if found[0] not in objects and found[0] not in known]
+
+    def _whole(self, data: bytes) -> _Tree:
+        return _Tree(data, None, self._references(data))
+
+    def _references(self, data: bytes) -> list[_Reference]:
+        """Parse a whole tree; give what was not seen before.
+
+        Raises:
+            PackError: it is malformed.
+        """
+        raw_len = self._raw_len
+        oids = self._find_oids(data)
+        if not data:
+            return []
+        if not oids or data[-raw_len - 1] or data[-raw_len:] != oids[-1]:
+            raise PackError("a tree is malformed")
+        objects, known = self._objects, self._known
+        if not [oid for oid in oids if oid not in objects and oid not in known]:
+            return []
+        references: list[_Reference] = []
+        kinds = _KINDS
+        for mode, oid in self._find_entries(data):
+            if oid not in objects and oid not in known:
+                kind = kinds.get(mode)
+                if kind is None:
+                    return self._odd_references(data)
+                if kind:
+                    references.append((oid, kind))
         return references
 
-    def _keep(self, key: tuple[int, int], data: bytes, skeleton: bytes | None) -> None:
-        self._cached_bytes += len(data) + (len(skeleton) if skeleton is not None else 0)
-        cache = self._cache
-        cache[key] = (data, skeleton)
-        while self._cached_bytes > _TREES_BYTES:
-            dropped, blanked = cache.pop(next(iter(cache)))
-            self._cached_bytes -= len(dropped) + (len(blanked) if blanked is not None else 0)
+    def _odd_references(self, data: bytes) -> list[_Reference]:
+        subtrees, blobs = tree_references(data, self._raw_len)
+        return self._unseen([(oid, TREE) for oid in subtrees] + [(oid, BLOB) for oid in blobs])
 
-    def _read_delta(
-        self, key: tuple[int, int], base: bytes, skeleton: bytes, delta: bytes
-    ) -> tuple[Collection[bytes], Collection[bytes]]:
-        """Go through a tree given as delta of one gone through already: give what entries that were touched
-        refer to.
+    def _skeleton(self, tree: _Tree) -> bytes:
+        skeleton = tree.skeleton
+        if skeleton is None:
+            skeleton = tree.skeleton = self._blank_out(b"\0" + self._blank, tree.data)
+        return skeleton
 
-        An entry is untouched when the delta copies it whole, from where an entry starts in the base. All
-        starts are known exactly, by going from entry to entry and jumping over what was copied.
+    def _derived(self, base: _Tree, delta: bytes) -> _Tree:
+        """Make a tree from its base and a delta.
+
+        It refers to what it touches, and to what was pending of its base and is left. An entry is untouched
+        when the delta copies it whole, from where an entry starts in the base. All starts are known exactly,
+        by going from entry to entry and jumping over what was copied.
         """
         base_size, size, at = delta_sizes(delta)
-        if base_size != len(base):
+        base_data = base.data
+        if base_size != len(base_data):
             raise PackError("failed to apply delta: base is of another size")
         pieces: list[bytes] = []
         copies: list[tuple[int, int, int]] = []
@@ -516,12 +625,13 @@ class _Trees:
                     if code & 2:
                         offset |= delta[at] << 8
                         at += 1
-                    if code & 4:
-                        offset |= delta[at] << 16
-                        at += 1
-                    if code & 8:
-                        offset |= delta[at] << 24
-                        at += 1
+                    if code & 12:
+                        if code & 4:
+                            offset |= delta[at] << 16
+                            at += 1
+                        if code & 8:
+                            offset |= delta[at] << 24
+                            at += 1
                     if code & 16:
                         length = delta[at]
                         at += 1
@@ -532,7 +642,7 @@ class _Trees:
                         length |= delta[at] << 16
                         at += 1
                     length = length or 0x10000
-                    pieces.append(base[offset : offset + length])
+                    pieces.append(base_data[offset : offset + length])
                     copies.append((total, offset, length))
                     total += length
                     if total > size:
@@ -549,11 +659,12 @@ class _Trees:
         if not len(data) == total == size:
             raise PackError("failed to apply delta: result is of another size")
 
-        subtrees: list[bytes] = []
-        blobs: list[bytes] = []
+        skeleton = self._skeleton(base)
+        references: list[_Reference] = []
         bones: list[bytes] = []
         step = self._raw_len + 1
         blank = self._blank
+        objects, known, kinds = self._objects, self._known, _KINDS
         here = 0
         copies.append((size, 0, 0))
         for copied_to, offset, length in copies:
@@ -574,15 +685,31 @@ class _Trees:
                 following = nul + step
                 if nul < 0 or following > size:
                     raise PackError("a tree is malformed")
-                kind = _KINDS.get(data[here : here + 2])
-                if kind is None:
-                    kind = _kind_of(data, here, nul)
-                if kind == BLOB:
-                    blobs.append(data[nul + 1 : following])
-                elif kind:
-                    subtrees.append(data[nul + 1 : following])
+                oid = data[nul + 1 : following]
+                if oid not in objects and oid not in known:
+                    kind = kinds.get(data[here : here + 2])
+                    if kind is None:
+                        kind = _kind_of(data, here, nul)
+                    if kind:
+                        references.append((oid, kind))
                 bones.append(data[here : nul + 1])
                 bones.append(blank)
                 here = following
-        self._keep(key, data, b"".join(bones))
-        return subtrees, blobs
+        bare = b"".join(bones)
+        if base.pending:
+            base.pending = self._unseen(base.pending)
+            if len(base.pending) > _MANY:
+                return _Tree(data, bare, self._references(data))
+            references.extend(found for found in base.pending if _refers(data, bare, found[0]))
+        return _Tree(data, bare, references)
+
+
+def _refers(data: bytes, skeleton: bytes, raw_oid: bytes) -> bool:
+    """Tell whether a tree has an entry of that oid."""
+    at = data.find(raw_oid)
+    while at > 0:
+        # The NUL that ends a name: so this is an oid, and not bytes of one and of a name.
+        if not skeleton[at - 1]:
+            return True
+        at = data.find(raw_oid, at + 1)
+    return False
