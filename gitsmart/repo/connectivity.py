@@ -3,7 +3,7 @@
 What existing refs reach is taken to be complete, as git does (`rev-list --objects NEW --not --all`; git:
 connected.c check_connected()). The question is then about the pushed pack and its border with the repository:
 
-    own      the pack's objects. The indexer has read them all, so every reference from them is known: it leads
+    own      the pack's objects. The indexer has read them all, so every reference in them is known: it leads
              to `own`, or to `outside` together with the type that is expected there
     outside  if all of these are complete, everything in the pack is. Nothing in the pack is walked for that
 
@@ -19,7 +19,7 @@ Existence means existence with the right type; contents are not hashed again.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 from gitsmart.errors import ObjectMissing, PackError
 from gitsmart.pack.indexer import PackFacts
@@ -44,14 +44,16 @@ def find_unconnected(
     tips: Sequence[bytes],
     facts: Sequence[PackFacts],
     *,
+    shallow: Collection[bytes] = frozenset(),
     tick: Callable[[], None],
 ) -> dict[bytes, str]:
     """Say which of the hex `tips` are incomplete, and why; {} when all are whole.
 
     `objects` is the quarantine over `store`, the repository's own objects; `ref_tips` are the raw oids of its
-    refs. `tick` is called every few thousand objects.
+    refs, `shallow` those of its commits whose parents it need not have. `tick` is called every few thousand
+    objects.
     """
-    check = _Check(objects, store, set(ref_tips), facts, tick)
+    check = _Check(objects, store, set(ref_tips), facts, shallow, tick)
     wanted = {tip: to_raw(tip) for tip in tips}
     if check.is_pack_complete():
         return {tip: MISSING for tip, raw_oid in wanted.items() if not check.is_whole_given_pack(raw_oid)}
@@ -65,6 +67,7 @@ class _Check:
         store: ObjectStore,
         ref_tips: set[bytes],
         facts: Sequence[PackFacts],
+        shallow: Collection[bytes],
         tick: Callable[[], None],
     ) -> None:
         self.objects = objects
@@ -73,6 +76,7 @@ class _Check:
         self.own: dict[bytes, int] = {}
         self.outside: dict[bytes, int] = {}
         self.has_conflicts = False
+        self._shallow = shallow
         for one in facts:
             self.own.update(one.own)
             self.outside.update(one.outside)
@@ -163,7 +167,7 @@ class _Check:
     def _unreached(
         self, objects: ObjectStore, commits: Sequence[bytes]
     ) -> tuple[list[bytes], set[bytes]] | None:
-        """Those of `commits` and their ancestors that no ref reaches, and the edge; None if one is missing."""
+        """Those of `commits` and their ancestors that no ref reaches, and the edge; None: one is missing."""
         wants = [oid for oid in commits if oid not in self.ref_tips]
         if not wants:
             return [], set()
@@ -171,7 +175,9 @@ class _Check:
             for oid in wants:
                 if self._type(objects, oid) != COMMIT:
                     return None
-            return walk_commits(objects, wants, self._tips_as_commits(), tick=self._step)
+            return walk_commits(
+                objects, wants, self._tips_as_commits(), boundary=self._shallow, tick=self._step
+            )
         except (ObjectMissing, PackError):
             return None
 

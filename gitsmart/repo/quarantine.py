@@ -22,7 +22,7 @@ two weeks. git has the same window. `commit` looks once more, under the locks, t
 
 import os
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -45,13 +45,21 @@ class Push:
     """The storage side of one push; a context manager, for one thread at a time."""
 
     def __init__(
-        self, git_dir: Path, store: ObjectStore, refs: RefStore, config: GitConfig, *, is_bare: bool
+        self,
+        git_dir: Path,
+        store: ObjectStore,
+        refs: RefStore,
+        config: GitConfig,
+        *,
+        is_bare: bool,
+        shallow: Callable[[], Collection[bytes]] = frozenset,
     ) -> None:
         self._git_dir = git_dir
         self._store = store
         self._refs = refs
         self._config = config
         self._is_bare = is_bare
+        self._shallow = shallow
         self._owned: OwnedDirectory | None = None
         self._objects: ObjectStore | None = None
         self._packs: list[IngestedPack] = []
@@ -127,7 +135,15 @@ class Push:
 
         `tick` is called every few thousand objects and may raise to end the search.
         """
-        return find_unconnected(self.objects, self._store, self._refs.tips(), tips, self._facts, tick=tick)
+        return find_unconnected(
+            self.objects,
+            self._store,
+            self._refs.tips(),
+            tips,
+            self._facts,
+            shallow=self._shallow(),
+            tick=tick,
+        )
 
     def migrate(self) -> None:
         """Move the quarantined pack into the repository, durably, and keep it from a concurrent repack.

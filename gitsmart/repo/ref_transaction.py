@@ -15,8 +15,8 @@ update ref" for all of the first five):
     reference does not exist          it was to be changed and is not
     refname conflict                  refs/a and refs/a/b can't both be: loose, packed, or in the same push
     missing necessary objects         the new tip is not there (any more)
-    failed to update ref              not locked in time, or the disk said no (of a lock that is held git's HEAD
-                                      says "reference already exists": it isn't true, so 2.39's words)
+    failed to update ref              not locked in time, or the disk said no (of a held lock git's HEAD says
+                                      "reference already exists": it isn't true, so 2.39's words)
     failed to delete                  the same for a delete
     broken symref, inconsistent aliased update     receive-pack.c check_aliased_update()
     atomic transaction failed         another ref of an atomic push failed; that one has its own reason

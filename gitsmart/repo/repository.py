@@ -144,7 +144,14 @@ class Repository:
 
     def begin_push(self) -> Push:
         """Open a quarantine for one push, a context manager. Touches no disk before it is needed."""
-        return Push(self._git_dir, self.objects, self.ref_store, self.config, is_bare=self.is_bare)
+        return Push(
+            self._git_dir,
+            self.objects,
+            self.ref_store,
+            self.config,
+            is_bare=self.is_bare,
+            shallow=self.shallow,
+        )
 
     def hook(self, name: str) -> HookCommand | None:
         """Tell how to start a hook; None when there is no executable file of that name.
