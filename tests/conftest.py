@@ -604,13 +604,16 @@ def host(server: Server, git: Git, make_repo: MakeRepo) -> Iterator[HostFunction
         return hosted
 
     yield make
-    for hosted in made:
-        if hosted.path.exists():
-            fsck(hosted.path)
-            assert leftovers(hosted.path) == []
-            shutil.rmtree(hosted.path)
-    assert not server.crashes(start), server.text(start)
-    assert not server.server_errors(start), server.text(start)
+    try:
+        for hosted in made:
+            if hosted.path.exists():
+                fsck(hosted.path)
+                assert leftovers(hosted.path) == []
+        assert not server.crashes(start), server.text(start)
+        assert not server.server_errors(start), server.text(start)
+    finally:
+        for hosted in made:
+            shutil.rmtree(hosted.path, ignore_errors=True)
 
 
 @pytest.fixture

@@ -148,6 +148,8 @@ def test_maintenance_loses_nothing(
     git: Git, hosted: Hosted, tmp_path: Path, commands: list[tuple[str, ...]], always: bool
 ) -> None:
     """Three pushers, each on a branch of its own, and a cloner, while git rewrites packs and refs."""
+    if hosted.server.kind == "git" and not always:
+        pytest.skip("C git loses what gc --prune=now finds before its ref has moved")
     acknowledged: dict[str, str] = {}
     refused: list[str] = []
     failed_clones: list[str] = []
@@ -230,9 +232,10 @@ def test_repack_between_two_pushes_and_a_stale_listing(git: Git, hosted: Hosted)
 
 def test_update_hook_that_repacks(git: Git, hosted: Hosted) -> None:
     """Between the objects' move and the refs' the new pack is held from a repack."""
+    prune = " && git prune --expire=now\n" if hosted.server.kind != "git" else "\n"
     hook = hosted.path / "hooks/update"
     hook.parent.mkdir(exist_ok=True)
-    hook.write_text("#!/bin/sh\nunset GIT_QUARANTINE_PATH\ngit repack -adq && git prune --expire=now\n")
+    hook.write_text("#!/bin/sh\ngit repack -adq" + prune)
     hook.chmod(0o755)
     commit = new_commit(git, hosted.path, "held")
     report = rawpush.push(hosted.server.url, hosted.name, [commit.command], commit.pack).report()
