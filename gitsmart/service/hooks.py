@@ -81,11 +81,11 @@ def push_environ(actor: Actor, *, version: int, push_options: Sequence[bytes] | 
     """Return what the hooks of one push find in their environment, beside the repository's and the operator's
     part.
 
-        GIT_DIR                         ".", the working directory          (git: receive-pack.c, enter_repo())
+        GIT_DIR                         ".", the working directory          (git: receive-pack.c)
         REMOTE_USER                     who pushes, when signed in          (CGI, RFC 3875)
         REMOTE_ADDR                     from where                          (CGI)
-        GIT_COMMITTER_NAME, _EMAIL      the same as an identity           (git: http-backend.c run_service())
-        GIT_PROTOCOL                    version=N, when the client asked    (git: http-backend.c main())
+        GIT_COMMITTER_NAME, _EMAIL      the same as an identity             (git: http-backend.c)
+        GIT_PROTOCOL                    version=N, when the client asked    (git: http-backend.c)
         GIT_PUSH_OPTION_COUNT, _0, ...  push options; all unset when the client chose none, and for the
                                         hooks update and post-update        (githooks, "pre-receive")
 
