@@ -157,8 +157,8 @@ class HeadDecoder:
             line = buffer[self._line_start : line_feed - 1]
             self._line_start = line_feed + 1
             if line:
-                if not self._lines and len(line) > limits.line_bytes:
-                    raise TargetTooLong(f"request line is longer than {limits.line_bytes} bytes")
+                if not self._lines:
+                    _check_request_line(line, limits)
                 self._lines.append(line)
                 if len(self._lines) > limits.fields + 1:
                     raise HeadTooLarge(f"more than {limits.fields} header fields")
@@ -174,14 +174,19 @@ class HeadDecoder:
         """Refuse early what can't become a head."""
         limits, size = self._limits, len(self._buffer)
         if not self._lines:
-            first = self._buffer[self._line_start : self._line_start + 1]
-            # A TLS client hello on a plain port ends here, instead of waiting for more.
-            if first and first != b"\r" and _TOKEN.match(first) is None:
-                raise BadHead("no request line")
-            if size - self._line_start > limits.line_bytes:
-                raise TargetTooLong(f"request line is longer than {limits.line_bytes} bytes")
+            line = self._buffer[self._line_start :].removesuffix(b"\r")
+            if line:
+                _check_request_line(line, limits)
         if size >= limits.head_bytes:
             raise HeadTooLarge(f"request head is longer than {limits.head_bytes} bytes")
+
+
+def _check_request_line(begun: bytes, limits: HeadLimits) -> None:
+    # A TLS client hello on a plain port ends here, instead of waiting for more.
+    if _TOKEN.match(begun) is None:
+        raise BadHead("no request line")
+    if len(begun) > limits.line_bytes:
+        raise TargetTooLong(f"request line is longer than {limits.line_bytes} bytes")
 
 
 def _parse(lines: list[bytes]) -> RequestHead:
