@@ -25,6 +25,7 @@ __all__ = ["apply_delta", "delta_sizes", "iter_instructions"]
 
 # Below this a claimed result size may cost its memory at once; above it the instructions are added up first.
 _BELIEVED: Final = 1 << 20
+_SHORTEST: Final = 4  # git: delta.h DELTA_SIZE_MIN: patch_delta() takes no shorter ones
 
 
 def _size(delta: bytes, pos: int) -> tuple[int, int]:
@@ -104,6 +105,8 @@ def apply_delta(base: bytes, delta: bytes, *, limit_bytes: int | None = None) ->
     Raises: PackError when the delta is malformed, is not for a base of this size, reaches beyond it, or gives
     another size than it says; LimitExceeded when the result would be larger than `limit_bytes`.
     """
+    if len(delta) < _SHORTEST:
+        raise PackError("bad delta: too short")
     base_size, result_size, pos = delta_sizes(delta)
     if base_size != len(base):
         raise PackError("failed to apply delta: base is of another size")

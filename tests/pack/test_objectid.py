@@ -1,7 +1,7 @@
 """Object ids: right for each format and way, and attacks on SHA-1 are detected or not promised to be.
 
 What is tested of the detection: libgit2 says that its SHA-1 is the detecting one; its internal hash function,
-which git_odb_hash calls, refuses the SHAttered blocks (reached through the symbol table of the wheel's library,
+which git_odb_hash calls, refuses the SHAttered blocks (reached through the wheel's symbol table,
 as it is not exported); and a refusal becomes PackError. What can't be tested is a whole git object that
 collides: none is known, since the published collisions begin at a file's first byte, and what is hashed of an
 object begins with its header.
