@@ -18,8 +18,6 @@ import logging
 import time
 from collections.abc import Callable, Iterable
 
-from gitsmart.pack.writer import PackStats, write_pack
-
 from gitsmart.errors import (
     Disconnected,
     GitsmartError,
@@ -30,6 +28,7 @@ from gitsmart.errors import (
 )
 from gitsmart.pack.objects import COMMIT, TAG, to_hex, to_raw
 from gitsmart.pack.select import Selection, reaches_common, select_objects, walk_commits
+from gitsmart.pack.writer import PackStats, write_pack
 from gitsmart.repo.repository import Repository
 from gitsmart.service.advertise import V2_CAPABILITIES, V2_COMMANDS, write_advertisement
 from gitsmart.service.channel import Channel
@@ -92,6 +91,7 @@ class _UploadPack:
         self._report = ServiceReport()
         self._server_shallow: frozenset[bytes] = frozenset()
         self._has_answered = False
+        self._is_in_bare_pack = False  # a pack without side-band: no text can follow
         self._lines_left = options.fetch_lines
         self._bytes_left = options.fetch_bytes
 
@@ -118,7 +118,7 @@ class _UploadPack:
             self._write(error_pkt(str(error)))
             self._tell_report(str(error))
         except (PackError, ObjectMissing, OSError):
-            if not self._has_answered:
+            if self._is_in_bare_pack or not self._has_answered:
                 raise
             _logger.exception("fetch from %s broke off", self._repo.name)
             self._write(error_pkt(f"upload-pack: {_ABORT}"))
@@ -376,6 +376,7 @@ class _UploadPack:
         """Send the pack, in side-band packets and their flush-pkt unless the client can't read those."""
         if not request.side_band_limit:
             selection = self._select(request, wants, common, plan, self._tick)
+            self._is_in_bare_pack = True
             self._write_pack(request, selection, common, self._channel.write)
             return
         band = SideBandWriter(self._channel.write, request.side_band_limit)

@@ -1,11 +1,17 @@
-"""A Channel out of two byte strings, and repositories made by git."""
+"""A Channel out of two byte strings, repositories made by git, and a client's reading of an answer."""
 
 import os
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+
+from gitsmart.repo.repository import Repository
+from gitsmart.repo.root import RepositoryRoot
+from gitsmart.wire.pktline import PktLine, PktLineDecoder, Special, chomp
 
 
 class BytesChannel:
@@ -103,3 +109,116 @@ class Git:
 @pytest.fixture(name="git")
 def fixture_git(tmp_path: Path) -> Git:
     return Git(tmp_path)
+
+
+@dataclass(slots=True)
+class Served:
+    """A bare repository that is served, and the work tree that its history came from."""
+
+    git: Git
+    path: Path
+    work: Path
+
+    def open(self) -> Repository:
+        return RepositoryRoot(self.path.parent).open(self.path.name)
+
+    def oid(self, rev: str) -> bytes:
+        return self.git("rev-parse", rev, cwd=self.path).encode()
+
+    def objects(self, *revs: str) -> set[str]:
+        """What `git rev-list --objects` gives."""
+        return {
+            line.split()[0] for line in self.git("rev-list", "--objects", *revs, cwd=self.path).splitlines()
+        }
+
+    def add_packed_refs(self, count: int) -> None:
+        """Put `count` branches into packed-refs, all at main: quicker than git can."""
+        oid = self.oid("main")
+        self.git("pack-refs", "--all", cwd=self.path)
+        path = self.path / "packed-refs"
+        header, *lines = path.read_bytes().splitlines(keepends=True)
+        heads = [line for line in lines if b" refs/heads/m" in line]
+        assert heads == lines[: len(heads)]
+        new = [b"%b refs/heads/many/%06d\n" % (oid, number) for number in range(count)]
+        path.write_bytes(b"".join([header, *heads, *new, *lines[len(heads) :]]))
+
+    def commit(self, name: str, text: str) -> bytes:
+        """Commit a file in the work tree, push what is checked out, return the commit's oid."""
+        path = self.work / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        self.git("add", ".", cwd=self.work)
+        self.git("commit", "-qm", f"change {name}", cwd=self.work)
+        self.git("push", "-q", self.path, "HEAD", "--tags", cwd=self.work)
+        return self.git("rev-parse", "HEAD", cwd=self.work).encode()
+
+
+@pytest.fixture(scope="session", name="served_template")
+def fixture_served_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("served")
+    git = Git(path)
+    served = Served(git, path / "root" / "repo.git", path / "work")
+    served.path.parent.mkdir()
+    git("init", "-q", "--bare", served.path)
+    git("init", "-q", served.work)
+    body = "".join(f"line {i}\n" for i in range(200))
+    for number in range(1, 6):
+        served.commit("big.txt", body.replace("line 7\n", f"line seven, version {number}\n"))
+        if number == 3:
+            git("tag", "-a", "-m", "one", "v1", cwd=served.work)
+        if number == 4:
+            git("checkout", "-q", "-b", "topic", cwd=served.work)
+            served.commit("dir/topic.txt", "topic\n")
+            served.commit("dir/topic.txt", "topic, better\n")
+            git("checkout", "-q", "main", cwd=served.work)
+    git("repack", "-adq", cwd=served.path)
+    served.commit("dir/last.txt", "last\n")
+    return path
+
+
+@pytest.fixture(name="served")
+def fixture_served(git: Git, served_template: Path, tmp_path: Path) -> Served:
+    """Six commits on main, the third tagged v1; two more on topic, behind the fourth. The last is loose."""
+    for name in ("root", "work"):
+        shutil.copytree(served_template / name, tmp_path / name)
+    return Served(git, tmp_path / "root" / "repo.git", tmp_path / "work")
+
+
+@dataclass(slots=True)
+class Answer:
+    """What a client makes of an answer: text lines up to the pack, then the bands."""
+
+    lines: list[bytes | Special] = field(default_factory=list)
+    pack: bytes = b""
+    progress: bytes = b""
+    error: bytes = b""
+    is_finished: bool = False
+
+
+def read_answer(response: bytes | bytearray, *, is_banded_from: int | None = None) -> Answer:
+    """Read a v2 answer (bands begin behind `packfile`), or one whose bands begin at line `is_banded_from`."""
+    decoder = PktLineDecoder()
+    events: list[PktLine] = decoder.feed(response)
+    assert decoder.is_between_packets
+    answer = Answer()
+    is_banded = False
+    for number, line in enumerate(events):
+        is_banded = is_banded or number == is_banded_from
+        if is_banded and isinstance(line, bytes):
+            assert not answer.is_finished
+            match line[:1]:
+                case b"\x01":
+                    answer.pack += line[1:]
+                case b"\x02":
+                    answer.progress += line[1:]
+                case b"\x03":
+                    answer.error += line[1:]
+                case _:
+                    raise AssertionError(line)
+        elif is_banded:
+            assert line is Special.FLUSH
+            answer.is_finished = True
+        else:
+            answer.lines.append(chomp(line) if isinstance(line, bytes) else line)
+            is_banded = is_banded_from is None and line == b"packfile\n"
+    return answer
