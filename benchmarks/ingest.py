@@ -1,0 +1,103 @@
+"""Ingest one pack with ours and with `git index-pack --stdin --fix-thin`, in turn, in one run.
+
+    python benchmarks/ingest.py PACK [--runs N] [--object-format sha256]
+
+Each run is a process of its own that reads the pack from a pipe. Printed: medians of wall and CPU seconds
+(user and system, children too) and the highest peak resident memory; ratios to git with its default threads.
+Both write and fsync: git fsyncs by its default, ours here as the quarantine does. Objects go to an empty
+repository. The page cache is warm from the first run on.
+"""
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+OURS = """
+import os, sys
+from pathlib import Path
+from gitsmart.pack.indexer import IngestLimits, ingest_pack
+from gitsmart.pack.objects import SHA1, SHA256
+from gitsmart.pack.store import ObjectStore
+repo, fmt, detect = Path(sys.argv[1]), {"sha1": SHA1, "sha256": SHA256}[sys.argv[2]], sys.argv[3] == "on"
+directory = repo / "objects" / "incoming"
+directory.mkdir()
+result = ingest_pack(lambda n: os.read(0, n), directory, fmt, bases=ObjectStore(repo / "objects", fmt),
+                     detect_collisions=detect, limits=IngestLimits(), tick=lambda done, total: None)
+for path in directory.iterdir():
+    fd = os.open(path, os.O_RDONLY)
+    os.fsync(fd)
+    os.close(fd)
+print(result.objects, len(result.facts.outside))
+"""
+
+
+@dataclass
+class Run:
+    wall_s: float
+    cpu_s: float
+    peak_mb: float
+
+
+def measure(argv: list[str], pack: Path, cwd: Path) -> Run:
+    """Run a command with the pack piped into it."""
+    start = time.perf_counter()
+    with pack.open("rb") as source:
+        feeder = subprocess.Popen(["cat"], stdin=source, stdout=subprocess.PIPE)
+        process = subprocess.Popen(argv, stdin=feeder.stdout, stdout=subprocess.DEVNULL, cwd=cwd)
+        assert feeder.stdout is not None
+        feeder.stdout.close()
+        _, status, usage = os.wait4(process.pid, 0)
+        wall = time.perf_counter() - start
+        process.returncode = os.waitstatus_to_exitcode(status)
+        feeder.wait()
+    if process.returncode:
+        raise SystemExit(f"{argv[0]} failed: {process.returncode}")
+    return Run(wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("pack", type=Path)
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--object-format", choices=["sha1", "sha256"], default="sha1")
+    arguments = parser.parse_args()
+    pack = arguments.pack.resolve()
+    ways = {
+        "git index-pack": ["git", "index-pack", "--stdin", "--fix-thin"],
+        "git index-pack, 1 thread": ["git", "index-pack", "--stdin", "--fix-thin", "--threads=1"],
+        "gitsmart": [sys.executable, "-c", OURS, "REPO", arguments.object_format, "on"],
+        "gitsmart, no detection": [sys.executable, "-c", OURS, "REPO", arguments.object_format, "off"],
+    }
+    runs: dict[str, list[Run]] = {name: [] for name in ways}
+    with tempfile.TemporaryDirectory(prefix="ingest-") as scratch:
+        for turn in range(arguments.runs):
+            for place, (name, argv) in enumerate(ways.items()):
+                repo = Path(scratch) / f"{turn}-{place}.git"
+                subprocess.run(
+                    ["git", "init", "-q", "--bare", f"--object-format={arguments.object_format}", repo],
+                    check=True,
+                )
+                command = [str(repo) if word == "REPO" else word for word in argv]
+                runs[name].append(measure(command, pack, repo))
+                subprocess.run(["rm", "-rf", repo], check=True)
+    megabytes = pack.stat().st_size / 1e6
+    print(f"{pack.name}: {megabytes:.0f} MB, {arguments.runs} runs each, load {os.getloadavg()[0]:.1f}")
+    print(f"{'':28}{'wall s':>9}{'CPU s':>9}{'peak MB':>9}{'wall':>8}{'CPU':>8}  (ratios to git)")
+    first = runs["git index-pack"]
+    base_wall = statistics.median(run.wall_s for run in first)
+    base_cpu = statistics.median(run.cpu_s for run in first)
+    for name, done in runs.items():
+        wall = statistics.median(run.wall_s for run in done)
+        cpu = statistics.median(run.cpu_s for run in done)
+        peak = max(run.peak_mb for run in done)
+        print(f"{name:28}{wall:9.2f}{cpu:9.2f}{peak:9.0f}{wall / base_wall:8.2f}{cpu / base_cpu:8.2f}")
+
+
+if __name__ == "__main__":
+    main()
