@@ -244,11 +244,11 @@ class _ReceivePack:
                 continue
             refusal = policy.judge(
                 update.command, target=update.target, head=head, checked_out=checked_out, warn=warn
-            ) or self._judge_old_value(update)
+            ) or self._judge_old_value(update, warn)
             if refusal is not None:
                 self._refuse(update, refusal)
 
-    def _judge_old_value(self, update: _Update) -> Refusal | None:
+    def _judge_old_value(self, update: _Update, warn: Callable[[str], None]) -> Refusal | None:
         """Refuse what has lost its race already, so that its objects needn't stay. What counts is the same
         look under the ref's lock, later.
         """
@@ -261,6 +261,8 @@ class _ReceivePack:
             # there
             update.existed = not missing
             names_nothing = command.is_create or to_raw(command.old) not in self._repo.objects
+            if names_nothing and missing:
+                warn("deleting a non-existent ref")
             if names_nothing or found.state is RefState.BROKEN:
                 return None
         current = found.value if found.state is RefState.OID else self._repo.format.zero
