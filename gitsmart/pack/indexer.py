@@ -49,6 +49,7 @@ from gitsmart.pack.objects import (
 )
 from gitsmart.pack.packindex import index_pieces, order_by_name, reverse_index_pieces
 from gitsmart.pack.store import LooseObject, ObjectStore
+from gitsmart.pack.treedelta import delta_references, entry_ends
 
 __all__ = ["IngestLimits", "IngestedPack", "PackFacts", "ingest_pack"]
 
@@ -61,6 +62,9 @@ _CACHE_BYTES: Final = 32 << 20  # 1 % of git/git's bases are missed with 64 MiB,
 _TICK_OBJECTS: Final = 256
 _TICK_BYTES: Final = 16 << 20
 _BATCH_OBJECTS: Final = 256
+_SMALL_DELTA: Final = 8  # a delta this many times smaller than its tree is worth following
+_ENDS_KEPT: Final = 1 << 20  # 4 bytes each
+_ENDS_OVERHEAD: Final = 32
 _NO_BASE: Final = -1
 _THIN: Final = -2  # this and below: the base is self._thin[-2 - parent]
 
@@ -208,6 +212,8 @@ class _Ingest:
         self._depths = array("I")
         self._end = 0  # offset after the last entry
         self._cache = _BaseCache(cache_bytes)
+        self._tree_ends: OrderedDict[int, array[int]] = OrderedDict()
+        self._tree_entries = 0  # in `_tree_ends`
         self._thin: list[bytes] = []  # raw oids of bases in the repository
         self._thin_places: dict[bytes, int] = {}
         self._index_of: dict[bytes, int] | None = None  # raw oid -> index; only for packs with REF_DELTAs
@@ -474,14 +480,17 @@ class _Ingest:
 
     # -- objects
 
-    def _add(self, index: int, kind: int, data: bytes, parent: int, depth: int) -> bytes:
-        """Take in an object that is whole: its oid, its references."""
+    def _add(self, index: int, kind: int, data: bytes, parent: int, depth: int, delta: bytes = b"") -> bytes:
+        """Take in an object: its oid, its references. `delta` made it of `parent`."""
         raw_oid = self._hasher.object_id(kind, data)
         self._cache.put(index, (kind, data))
         self._record(index, kind, raw_oid, parent, depth)
         if kind != BLOB:
             try:
-                self._note_references(kind, data)
+                if kind == TREE and parent >= 0 and len(delta) * _SMALL_DELTA < len(data):
+                    self._note_tree_delta(index, data, parent, delta)
+                else:
+                    self._note_references(kind, data)
             except PackError as error:
                 raise PackError(f"bad object {to_hex(raw_oid).decode()}: {error}") from error
         self._work_bytes += len(data)
@@ -504,6 +513,27 @@ class _Ingest:
             target, declared = parse_tag(data, self._format)
             if target not in own[declared]:
                 wanted[declared].add(target)
+
+    def _note_tree_delta(self, index: int, data: bytes, base: int, delta: bytes) -> None:
+        """Note what a tree refers to that its base, noted before, does not."""
+        cache = self._tree_ends
+        base_ends = cache.get(base)
+        if base_ends is None:
+            base_ends = entry_ends(self._content(base)[1], self._raw_len)
+            self._keep_ends(base, base_ends)
+        else:
+            cache.move_to_end(base)
+        trees, blobs, ends = delta_references(base_ends, delta, data, self._raw_len)
+        self._wanted[TREE].update(trees.difference(self._own[TREE]))
+        self._wanted[BLOB].update(blobs.difference(self._own[BLOB]))
+        self._keep_ends(index, ends)
+
+    def _keep_ends(self, index: int, ends: "array[int]") -> None:
+        cache = self._tree_ends
+        cache[index] = ends
+        self._tree_entries += len(ends) + _ENDS_OVERHEAD
+        while self._tree_entries > _ENDS_KEPT and len(cache) > 1:
+            self._tree_entries -= len(cache.popitem(last=False)[1]) + _ENDS_OVERHEAD
 
     def _record(self, index: int, kind: int, raw_oid: bytes, parent: int, depth: int) -> None:
         if index == len(self._types):
@@ -599,7 +629,7 @@ class _Ingest:
             data = apply_delta(base_data, delta)
         except PackError as error:
             raise PackError(f"object at offset {self._offsets[index]}: {error}") from error
-        return self._add(index, kind, data, base, depth)
+        return self._add(index, kind, data, base, depth, delta)
 
     def _content(self, index: int) -> tuple[int, bytes]:
         """Give an object's type and data, from the cache or by inflating its chain again from the file.
@@ -833,6 +863,7 @@ class _Ingest:
     def _write_files(self, checksum: bytes) -> None:
         """Write the indexes, give all three files their names: the index last, as it makes a pack visible."""
         self._cache.clear()
+        self._tree_ends.clear()
         self._index_of = None
         order = order_by_name(self._names, self._raw_len)
         index = self._write(
