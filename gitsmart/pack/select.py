@@ -382,13 +382,21 @@ _Reference = tuple[bytes, int]
 """A raw oid that a tree refers to, and its type by the entry's mode."""
 
 
-def _kind_of(data: bytes, start: int, nul: int) -> int:
-    """Tell what an entry refers to whose mode is written in an unusual way (zero-padded, or of old tools)."""
-    mode = data[start:nul].partition(b" ")[0]
-    if not re.fullmatch(b"[0-7]{1,11}", mode):
-        raise PackError("a tree is malformed")
-    format_bits = int(mode, 8) & 0o170000
-    return TREE if format_bits == 0o040000 else 0 if format_bits == 0o160000 else BLOB
+def _kind_of(data: bytes, start: int) -> int:
+    """Tell what the entry that starts at `start` refers to.
+
+    Raises:
+        PackError: its mode is no number.
+    """
+    kind = _KINDS.get(data[start : start + 2])
+    if kind is None:
+        # Written in an unusual way: zero-padded, or by old tools.
+        mode = re.compile(b"([0-7]{1,11}) ").match(data, start)
+        if mode is None:
+            raise PackError("a tree is malformed")
+        format_bits = int(mode[1], 8) & 0o170000
+        kind = TREE if format_bits == 0o040000 else 0 if format_bits == 0o160000 else BLOB
+    return kind
 
 
 class _Tree:
@@ -575,7 +583,7 @@ class _Trees:
         if not oids or data[-raw_len - 1] or data[-raw_len:] != oids[-1]:
             raise PackError("a tree is malformed")
         objects, known = self._objects, self._known
-        if not [oid for oid in oids if oid not in objects and oid not in known]:
+        if not set(oids).difference(objects, known):
             return []
         references: list[_Reference] = []
         kinds = _KINDS
@@ -601,23 +609,81 @@ class _Trees:
     def _derived(self, base: _Tree, delta: bytes) -> _Tree:
         """Make a tree from its base and a delta.
 
-        It refers to what it touches, and to what was pending of its base and is left. An entry is untouched
-        when the delta copies it whole, from where an entry starts in the base. All starts are known exactly,
-        by going from entry to entry and jumping over what was copied.
+        It refers to what the delta touches, and to what was pending of its base and is left. An entry is
+        untouched when the delta copies it whole, from where an entry starts in the base. Starts are known
+        exactly: the tree is gone through entry by entry, jumping over what was copied.
+
+        Most of a clone's time is spent here: hence by hand, and in one piece. (benchmarks/enumerate.py)
+
+        Raises:
+            PackError: the delta or the tree is malformed.
         """
         base_size, size, at = delta_sizes(delta)
         base_data = base.data
         if base_size != len(base_data):
             raise PackError("failed to apply delta: base is of another size")
+        skeleton = self._skeleton(base)
+        objects, known = self._objects, self._known
+        raw_len, blank = self._raw_len, self._blank
+        step = raw_len + 1
         pieces: list[bytes] = []
-        copies: list[tuple[int, int, int]] = []
-        total = 0
+        bones: list[bytes] = []
+        references: list[_Reference] = []
         end = len(delta)
+        # What of the current entry has come. Or, far more often: the base's data up to `stop`, where a name
+        # ends.
+        tail = b""
+        named = False
+        stop = 0
         try:
             while at < end:
                 code = delta[at]
                 at += 1
-                if code & 0x80:
+                if named:
+                    if code == raw_len:
+                        oid = delta[at : at + raw_len]
+                        at += raw_len
+                        pieces.append(oid)
+                        bones.append(blank)
+                        named = False
+                        if oid not in objects and oid not in known:
+                            start = skeleton.rfind(b"\0", 0, stop - 1) + step
+                            kind = _kind_of(base_data, start if start >= step else 0)
+                            if kind:
+                                references.append((oid, kind))
+                        continue
+                    start = skeleton.rfind(b"\0", 0, stop - 1) + step
+                    if start < step:
+                        start = 0
+                    bones[-1] = bones[-1][: start - stop]
+                    tail = base_data[start:stop]
+                    named = False
+                if code < 0x80:
+                    if not code:
+                        raise PackError("bad delta: reserved instruction")
+                    piece = delta[at : at + code]
+                    at += code
+                    pieces.append(piece)
+                    tail += piece
+                    while tail:
+                        nul = tail.find(b"\0")
+                        if nul < 0 or nul + step > len(tail):
+                            break
+                        self._note(tail, nul, references)
+                        bones.append(tail[: nul + 1])
+                        bones.append(blank)
+                        tail = tail[nul + step :]
+                    continue
+                # Most copies have one or two bytes of offset and of length.
+                if code == 0xB3:
+                    offset = delta[at] | delta[at + 1] << 8
+                    length = delta[at + 2] | delta[at + 3] << 8
+                    at += 4
+                elif code == 0x93:
+                    offset = delta[at] | delta[at + 1] << 8
+                    length = delta[at + 2]
+                    at += 3
+                else:
                     offset = length = 0
                     if code & 1:
                         offset = delta[at]
@@ -625,13 +691,12 @@ class _Trees:
                     if code & 2:
                         offset |= delta[at] << 8
                         at += 1
-                    if code & 12:
-                        if code & 4:
-                            offset |= delta[at] << 16
-                            at += 1
-                        if code & 8:
-                            offset |= delta[at] << 24
-                            at += 1
+                    if code & 4:
+                        offset |= delta[at] << 16
+                        at += 1
+                    if code & 8:
+                        offset |= delta[at] << 24
+                        at += 1
                     if code & 16:
                         length = delta[at]
                         at += 1
@@ -642,66 +707,67 @@ class _Trees:
                         length |= delta[at] << 16
                         at += 1
                     length = length or 0x10000
-                    pieces.append(base_data[offset : offset + length])
-                    copies.append((total, offset, length))
-                    total += length
-                    if total > size:
-                        break
-                elif code:
-                    pieces.append(delta[at : at + code])
-                    at += code
-                    total += code
+                stop = offset + length
+                if stop > base_size:
+                    raise PackError("failed to apply delta: out of bounds")
+                pieces.append(base_data[offset:stop])
+                if tail or (offset and (offset < step or skeleton[offset - step])):
+                    # Not where an entry starts in both: entry by entry, until one does.
+                    while True:
+                        nul = tail.find(b"\0")
+                        if nul >= 0:
+                            following = offset + nul + step - len(tail)
+                        else:
+                            nul = base_data.find(b"\0", offset, stop)
+                            following = nul + step if nul >= 0 else stop + 1
+                        if following > stop:
+                            tail += base_data[offset:stop]
+                            offset = stop
+                            break
+                        tail += base_data[offset:following]
+                        offset = following
+                        nul = len(tail) - step
+                        self._note(tail, nul, references)
+                        bones.append(tail[: nul + 1])
+                        bones.append(blank)
+                        tail = b""
+                        if offset == stop or (offset >= step and not skeleton[offset - step]):
+                            break
+                    if offset == stop:
+                        continue
+                if not skeleton[stop - 1]:
+                    named = True
+                    bones.append(skeleton[offset:stop])
+                elif stop >= step and not skeleton[stop - step]:
+                    bones.append(skeleton[offset:stop])
                 else:
-                    raise PackError("bad delta: reserved instruction")
+                    nul = skeleton.rfind(b"\0", offset, max(offset, stop - raw_len))
+                    start = nul + step if nul >= 0 else offset
+                    bones.append(skeleton[offset:start])
+                    tail = base_data[start:stop]
         except IndexError:
             raise PackError("bad delta: ends in a copy instruction") from None
         data = b"".join(pieces)
-        if not len(data) == total == size:
+        if len(data) != size:
             raise PackError("failed to apply delta: result is of another size")
-
-        skeleton = self._skeleton(base)
-        references: list[_Reference] = []
-        bones: list[bytes] = []
-        step = self._raw_len + 1
-        blank = self._blank
-        objects, known, kinds = self._objects, self._known, _KINDS
-        here = 0
-        copies.append((size, 0, 0))
-        for copied_to, offset, length in copies:
-            stop = copied_to + length
-            shift = offset - copied_to
-            while here < stop or here < copied_to:
-                there = here + shift
-                if here >= copied_to and (there == 0 or (there >= step and not skeleton[there - step])):
-                    # An entry starts here, and one starts there in the base: up to the last that was copied
-                    # whole, they are the same.
-                    nul = skeleton.rfind(b"\0", there, offset + length - step + 1)
-                    if nul >= 0:
-                        bones.append(skeleton[there : nul + step])
-                        here = nul + step - shift
-                        if here >= stop:
-                            break
-                nul = data.find(b"\0", here)
-                following = nul + step
-                if nul < 0 or following > size:
-                    raise PackError("a tree is malformed")
-                oid = data[nul + 1 : following]
-                if oid not in objects and oid not in known:
-                    kind = kinds.get(data[here : here + 2])
-                    if kind is None:
-                        kind = _kind_of(data, here, nul)
-                    if kind:
-                        references.append((oid, kind))
-                bones.append(data[here : nul + 1])
-                bones.append(blank)
-                here = following
+        if tail or named:
+            raise PackError("a tree is malformed")
         bare = b"".join(bones)
         if base.pending:
             base.pending = self._unseen(base.pending)
             if len(base.pending) > _MANY:
-                return _Tree(data, bare, self._references(data))
-            references.extend(found for found in base.pending if _refers(data, bare, found[0]))
+                references = self._references(data)
+            else:
+                references.extend(found for found in base.pending if _refers(data, bare, found[0]))
         return _Tree(data, bare, references)
+
+    def _note(self, entry: bytes, nul: int, references: list[_Reference]) -> None:
+        """Note what an entry refers to whose name ends at `nul`, unless it was seen before."""
+        oid = entry[nul + 1 : nul + 1 + self._raw_len]
+        if oid not in self._objects and oid not in self._known:
+            kind = _kind_of(entry, 0)
+            if kind:
+                references.append((oid, kind))
 
 
 def _refers(data: bytes, skeleton: bytes, raw_oid: bytes) -> bool:
