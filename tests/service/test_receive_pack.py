@@ -7,6 +7,7 @@ nothing left behind; and when nothing was done, that its files are byte for byte
 import errno
 import os
 import re
+import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -138,19 +139,25 @@ def read_response(response: bytes, *, band: bool, outcome: Outcome) -> None:
 class Site:
     """A served repository and a work tree beside it."""
 
-    def __init__(self, tmp_path: Path, *, object_format: str = "sha1", bare: bool = True) -> None:
+    def __init__(
+        self, tmp_path: Path, *, object_format: str = "sha1", bare: bool = True, template: Path | None = None
+    ) -> None:
         self.tmp_path = tmp_path
         self.work = tmp_path / "work"
         self.zero = b"0" * (40 if object_format == "sha1" else 64)
         self.format = object_format.encode()
         self._clock = 1_700_000_000
         root = tmp_path / "root"
-        root.mkdir()
         self.path = root / "repo.git" if bare else root / "repo" / ".git"
-        where = self.path if bare else self.path.parent
-        bare_option = ["--bare"] if bare else []
-        self.git("init", "-q", *bare_option, f"--object-format={object_format}", where, cwd=tmp_path)
-        self.git("init", "-q", f"--object-format={object_format}", self.work, cwd=tmp_path)
+        if template is not None:
+            shutil.copytree(template / "root", root)
+            shutil.copytree(template / "work", self.work)
+        else:
+            root.mkdir()
+            where = self.path if bare else self.path.parent
+            bare_option = ["--bare"] if bare else []
+            self.git("init", "-q", *bare_option, f"--object-format={object_format}", where, cwd=tmp_path)
+            self.git("init", "-q", f"--object-format={object_format}", self.work, cwd=tmp_path)
         self.root = RepositoryRoot(root)
 
     def git(self, *args: str | Path | bytes, cwd: Path | None = None, data: bytes = b"") -> bytes:
@@ -330,16 +337,24 @@ class Site:
         return done.returncode == 0
 
 
-@pytest.fixture
-def site(tmp_path: Path) -> Iterator[Site]:
-    site = Site(tmp_path)
+@pytest.fixture(scope="session", name="template")
+def fixture_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A site with three commits on main, to be copied."""
+    path = tmp_path_factory.mktemp("template")
+    Site(path).seed()
+    return path
+
+
+@pytest.fixture(name="site")
+def fixture_site(tmp_path: Path, template: Path) -> Iterator[Site]:
+    site = Site(tmp_path, template=template)
     yield site
     site.check()
 
 
-@pytest.fixture
-def tip(site: Site) -> bytes:
-    return site.seed()
+@pytest.fixture(name="tip")
+def fixture_tip(site: Site) -> bytes:
+    return site.git("rev-parse", "HEAD")
 
 
 def main(tip: bytes, new: bytes) -> Command:
@@ -349,7 +364,8 @@ def main(tip: bytes, new: bytes) -> Command:
 # --------------------------------------------------------------------------------------------- what goes well
 
 
-def test_first_push_into_an_empty_repository(site: Site) -> None:
+def test_first_push_into_an_empty_repository(tmp_path: Path) -> None:
+    site = Site(tmp_path)
     new = site.commit("one")
     outcome = site.push([(ZERO, new, b"refs/heads/main")], site.pack(new))
     assert outcome.lines == [b"unpack ok\n", b"ok refs/heads/main\n"]
@@ -1465,8 +1481,6 @@ def test_progress_is_shown_when_the_deltas_take_their_time(
 @given(data=st.data())
 def test_garbage_is_answered(site: Site, data: st.DataObject) -> None:
     """No exception, no change of the repository, an answer that can be read."""
-    if not site.refs():
-        site.seed()
     tip = site.refs()[b"refs/heads/main"]
     oid = st.sampled_from([ZERO, tip, b"1" * 40, b"x" * 40, b""])
     ref = st.one_of(
