@@ -19,7 +19,6 @@ import socket
 from collections.abc import Callable
 from pathlib import Path
 
-from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 from tornado.routing import URLSpec
 from tornado.web import Application, RequestHandler
@@ -29,6 +28,7 @@ from gitsmart.access.credentials import HtpasswdFile
 from gitsmart.access.rules import Anonymous
 from gitsmart.config import Config
 from gitsmart.errors import Disconnected, GitsmartError
+from gitsmart.httpd.connection import HTTPServer
 from gitsmart.httpd.handler import NotFound, Site
 from gitsmart.httpd.routes import GIT_ROUTES, SERVER_ROUTES, rules
 from gitsmart.pack.indexer import IngestLimits
@@ -161,7 +161,8 @@ async def serve(config: Config, *, announce: Callable[[str], None]) -> bool:
         raise
     if swept:
         logger.info("removed what a killed server left", extra={"fields": {"things": swept}})
-    server = HTTPServer(_application(site))
+    idle_s = config.limits.idle_timeout_s
+    server = HTTPServer(_application(site), body_timeout_s=idle_s, write_timeout_s=idle_s)
     server.add_sockets(sockets)
     stopping, at_once = asyncio.Event(), asyncio.Event()
 
@@ -174,7 +175,6 @@ async def serve(config: Config, *, announce: Callable[[str], None]) -> bool:
     announce(_start_up_line(site, sockets, loopback=loopback))
     await stopping.wait()
     await _drain(site, server, at_once)
-    await server.close_all_connections()
     site.workers.close()
     return site.workers.join(CUT_OFF_S)
 
@@ -183,22 +183,25 @@ async def _drain(site: Site, server: HTTPServer, at_once: asyncio.Event) -> None
     """Let what runs end, within bounds."""
     site.draining = True
     server.stop()
+    drain_s = site.config.server.drain_s
+    if site.active:
+        logger.info("draining", extra={"fields": {"requests": len(site.active), "seconds": drain_s}})
+    draining = asyncio.create_task(server.drain(drain_s))
+    hurry = asyncio.create_task(at_once.wait())
+    await asyncio.wait({draining, hurry}, return_when=asyncio.FIRST_COMPLETED)
+    for task in (draining, hurry):
+        task.cancel()
+    if draining.done() and draining.result():
+        logger.warning("connections were cut off", extra={"fields": {"connections": draining.result()}})
+    site.workers.abort_all(Disconnected("the server is stopping"))
+    await server.close_all_connections()
     idle = asyncio.Event()
     site.on_idle = idle.set
-    if not site.active:
-        return
-    drain_s = site.config.server.drain_s
-    logger.info("draining", extra={"fields": {"requests": len(site.active), "seconds": drain_s}})
-    ends = {asyncio.create_task(idle.wait()), asyncio.create_task(at_once.wait())}
-    try:
-        await asyncio.wait(ends, timeout=drain_s, return_when=asyncio.FIRST_COMPLETED)
-        if site.active:
-            logger.warning("requests were cut off", extra={"fields": {"requests": len(site.active)}})
-            site.workers.abort_all(Disconnected("the server is stopping"))
-            await asyncio.wait(ends, timeout=CUT_OFF_S)
-    finally:
-        for end in ends:
-            end.cancel()
+    if site.active:
+        try:
+            await asyncio.wait_for(idle.wait(), CUT_OFF_S)
+        except TimeoutError:
+            pass
 
 
 def _bind(host: str, port: int) -> list[socket.socket]:

@@ -115,6 +115,7 @@ class Handler(RequestHandler):
         self.began = time.monotonic()
         self.bytes_in = 0
         self.bytes_out = 0
+        self.gone = False
         self._logged = False
         self._began_response = False
         site.active.add(self)
@@ -170,7 +171,8 @@ class Handler(RequestHandler):
 
     def fail(self, error: BaseException) -> None:
         """Answer `error`, which came before the response began; a later one cuts the connection."""
-        self.error = error
+        if not self.gone:
+            self.error = error
         answer = answer_to(error, realm=self.site.config.access.realm)
         if answer.unexpected:
             logger.error(
@@ -178,6 +180,9 @@ class Handler(RequestHandler):
                 extra={"fields": {"id": self.request_id}},
                 exc_info=(type(error), error, error.__traceback__),
             )
+        if self.gone:
+            self.end()
+            return
         if self.response_began() or (isinstance(error, Disconnected) and answer.status == CLIENT_LEFT):
             self.cut()
             return
@@ -201,6 +206,8 @@ class Handler(RequestHandler):
     def cut(self) -> None:
         """Close the connection without the response's end, so that it can't look complete."""
         self.end()
+        if self.gone:
+            return
         connection: Any = self.request.connection
         abort = getattr(connection, "abort", None) or connection.close
         abort()
@@ -217,9 +224,17 @@ class Handler(RequestHandler):
         self.end()
 
     def on_connection_close(self) -> None:
-        if self.error is None:
-            self.error = Disconnected("the client has gone")
+        self.note_close()
         self.end()
+
+    def note_close(self) -> None:
+        """Note that the connection is lost, and why."""
+        self.gone = True
+        if self.error is None:
+            # When it is not the client that ended the request, our own connection says why, and answers it
+            # itself.
+            body_error: BaseException | None = getattr(self.request.connection, "body_error", None)
+            self.error = body_error or Disconnected("the client has gone")
 
     def end(self) -> None:
         """Log the request's one line; only the first call counts."""
@@ -227,8 +242,11 @@ class Handler(RequestHandler):
             return
         self._logged = True
         self.site.ended(self)
-        left = isinstance(self.error, Disconnected) and not self.response_began()
-        status = answer_to(self.error).status if left and self.error is not None else self.get_status()
+        status = self.get_status()
+        if self.error is not None and not self.response_began():
+            status = answer_to(self.error).status  # it left, or the connection answered for us
+        if "repo" not in self.fields:
+            self.fields["path"] = shorten(self.request.path)
         fields: dict[str, object] = {
             "id": self.request_id,
             "address": self.address(),
@@ -253,10 +271,6 @@ class Handler(RequestHandler):
 
 class NotFound(Handler):
     """Whatever no route knows."""
-
-    def initialize(self, *, site: Site) -> None:
-        super().initialize(site=site)
-        self.fields["path"] = shorten(self.request.path)
 
     def prepare(self) -> None:
         raise HTTPError(404)

@@ -15,7 +15,6 @@ class Health(Handler):
 
     def prepare(self) -> None:
         self.check_method()
-        self.fields["path"] = "/-/healthz"
 
     def get(self) -> None:
         if self.site.draining:

@@ -29,7 +29,6 @@ from gitsmart.errors import (
     GitsmartError,
     RepositoryNotFound,
     ServiceDisabled,
-    TimedOut,
 )
 from gitsmart.httpd.errors import UnsupportedMediaType
 from gitsmart.httpd.handler import Handler, Site, shorten
@@ -88,7 +87,6 @@ class SmartHandler(Handler):
         self._exchange: Exchange | None = None
         self._task: asyncio.Task[None] | None = None
         self._body_ended = asyncio.Event()
-        self._gone = False
         self._report = ServiceReport()
 
     def decode_argument(self, value: bytes, name: str | None = None) -> str:
@@ -112,7 +110,6 @@ class SmartHandler(Handler):
         self.repo_name = self.path_kwargs["name"]
         self.fields["repo"] = shorten(self.repo_name)
         self.select_service()
-        self.fields["service"] = self.service
         self.version = requested_version(self.request.headers.get_list("Git-Protocol"), self.service)
         self.fields["version"] = self.version
         headers = self.request.headers
@@ -127,7 +124,7 @@ class SmartHandler(Handler):
         )
         self.user = actor.user
         service = self.bind(actor, repo)
-        if self._gone:
+        if self.gone:
             raise Disconnected("the client has gone")
         self._exchange = self.site.workers.exchange()
         self._task = asyncio.create_task(self._run(service, self._exchange))
@@ -153,11 +150,12 @@ class SmartHandler(Handler):
             await self._task
 
     def on_connection_close(self) -> None:
-        self._gone = True
         if self._exchange is None:
             super().on_connection_close()
-        else:
-            self._exchange.abort()  # `_run` ends the request when the worker is done with it
+            return
+        self.note_close()
+        # `_run` ends the request when the worker is done with it
+        self._exchange.abort(Disconnected(str(self.error)))
 
     # -- the service
 
@@ -169,10 +167,10 @@ class SmartHandler(Handler):
             self.cut()
             raise
         except Exception as error:
-            self._service_failed(error, exchange)
+            self._service_failed(error)
             return
         if exchange.broken is not None:
-            self.error = exchange.broken
+            self.error = self.error or exchange.broken
             self.cut()
             return
         if not self._body_ended.is_set():
@@ -180,17 +178,14 @@ class SmartHandler(Handler):
                 await asyncio.wait_for(self._body_ended.wait(), REST_OF_BODY_S)
             except TimeoutError:
                 pass  # the connection deals with what still comes
-        if self._gone:
+        if self.gone:
             self.end()
         else:
             self.finish()
 
-    def _service_failed(self, error: Exception, exchange: Exchange) -> None:
-        if exchange.started and not isinstance(error, GitsmartError):
-            self.fail(error)
-        elif exchange.started or (isinstance(error, Disconnected) and not isinstance(error, TimedOut)):
-            self.error = error
-            self.cut()
+    def _service_failed(self, error: Exception) -> None:
+        if self.gone and isinstance(error, GitsmartError):
+            self.end()  # `on_connection_close` has said why
         else:
             self.fail(error)
 
@@ -208,7 +203,11 @@ class SmartHandler(Handler):
     def result_fields(self) -> dict[str, object]:
         fields: dict[str, object] = {"objects": self._report.objects, "refs": self._report.refs}
         if self._exchange is not None:
-            fields["buffered"] = self._exchange.request_high_bytes + self._exchange.response_high_bytes
+            fields["buffered"] = (
+                self._exchange.request_high_bytes
+                + self._exchange.response_high_bytes
+                + getattr(self.request.connection, "body_high_water_bytes", 0)
+            )
         if self._report.note:
             fields["note"] = shorten(self._report.note)
         return fields
@@ -230,6 +229,7 @@ class InfoRefs(SmartHandler):
         else:
             # without a service it is the dumb protocol that is asked for, which we don't serve
             raise ServiceDisabled(f"Unsupported service: '{shorten(name or 'getanyfile')}'")
+        self.fields["service"] = self.service
 
     def bind(self, actor: Actor, repo: Repository) -> Service:
         self.set_header("Content-Type", f"application/x-{self.service}-advertisement")
@@ -256,6 +256,7 @@ class ServiceRpc(SmartHandler):
 
     def select_service(self) -> None:
         self.service = UPLOAD_PACK if self.path_kwargs["service"] == UPLOAD_PACK else RECEIVE_PACK
+        self.fields["service"] = self.service
         expected = f"application/x-{self.service}-request"
         given = self.request.headers.get("Content-Type", "")
         if given != expected:
