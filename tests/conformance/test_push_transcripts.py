@@ -3,11 +3,11 @@ r"""Push exchanges, byte by byte: what a client (C) sends, what the server (S) h
     C: text         a pkt-line with that payload; \0 is a NUL; {next} and the like are oids of `History`
     C: 0000         a flush-pkt
     C: PACK revs    a pack with what the revs reach, as git makes it
-    S: text         a pkt-line; S2: one on band 2; S1: one on band 1, which holds the pkt-lines between the bars
+    S: text         a pkt-line; S2: one on band 2; S1: one on band 1, holding the pkt-lines between bars
     S: 0000         a flush-pkt
 
-Every exchange runs at protocol versions 0 and 1 (the bytes are the same: gitprotocol-pack, "version"), and where
-the second value is True, against `git receive-pack --stateless-rpc` too, which has to say the same.
+Every exchange runs at protocol versions 0 and 1 (the bytes are the same: gitprotocol-pack, "version"), and
+where the second value is True, against `git receive-pack --stateless-rpc` too, which has to say the same.
 """
 
 import os
