@@ -274,23 +274,25 @@ class RequestConnection(httputil.HTTPConnection):
         length = headers.get("Content-Length")
         if length is not None and not (length.isascii() and length.isdigit()):
             raise ValueError(f"Content-Length is {length!r}")
-        self.keep_alive = self._connection.can_keep_alive() and "close" not in _options(headers)
-        self._remaining = None
+        keep_alive = self._connection.can_keep_alive() and "close" not in _options(headers)
+        remaining, chunked = None, False
         if head.method == "HEAD" or code < 200 or code in (204, 304):
-            self._remaining = 0
+            remaining = 0
         elif length is not None:
-            self._remaining = int(length)
+            remaining = int(length)
         elif head.version == "HTTP/1.1":
-            self._chunked = True
+            chunked = True
             fields.append(("Transfer-Encoding", "chunked"))
         else:
-            self.keep_alive = False  # the end of the connection is the end of the body
-        if not self.keep_alive:
+            keep_alive = False  # the end of the connection is the end of the body
+        if not keep_alive:
             fields.append(("Connection", "close"))
         elif head.version == "HTTP/1.0":
             fields.append(("Connection", "keep-alive"))
         data = _head_bytes(code, start_line.reason, fields)
-        self.head_written = True
+        # only now: a caller may catch the ValueError and write another head
+        self.head_written, self.keep_alive = True, keep_alive
+        self._remaining, self._chunked = remaining, chunked
         if chunk:
             data += self._framed(chunk)
         return self._send(data)
