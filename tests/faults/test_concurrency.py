@@ -230,12 +230,14 @@ def test_repack_between_two_pushes_and_a_stale_listing(git: Git, hosted: Hosted)
         assert int.from_bytes(pack[8:12]) == len(listing)
 
 
-def test_update_hook_that_repacks(git: Git, hosted: Hosted) -> None:
+@pytest.mark.parametrize("script", ["git repack -adq", "git repack -adq && git prune --expire=now"])
+def test_update_hook_that_repacks(git: Git, hosted: Hosted, script: str) -> None:
     """Between the objects' move and the refs' the new pack is held from a repack."""
-    prune = " && git prune --expire=now\n" if hosted.server.kind != "git" else "\n"
+    if hosted.server.kind == "git" and "prune" in script:
+        pytest.skip("C git loses loose objects that have no ref yet")
     hook = hosted.path / "hooks/update"
     hook.parent.mkdir(exist_ok=True)
-    hook.write_text("#!/bin/sh\ngit repack -adq" + prune)
+    hook.write_text(f"#!/bin/sh\n{script}\n")
     hook.chmod(0o755)
     commit = new_commit(git, hosted.path, "held")
     report = rawpush.push(hosted.server.url, hosted.name, [commit.command], commit.pack).report()

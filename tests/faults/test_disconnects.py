@@ -24,7 +24,7 @@ from tests.faults import rawpush
 from tests.faults.conftest import new_commit
 
 FREED_WITHIN_S = 3.0  # the goal is a second; the machine may be busy
-SLOWEST_HEALTH_S = 1.0
+SLOWEST_HEALTH_S = 2.0  # goal: milliseconds; under twenty clones that select at once on a busy machine
 
 
 def eventually(claim: Callable[[], object], *, within_s: float = FREED_WITHIN_S) -> None:
