@@ -93,6 +93,10 @@ class Git:
         """Run git, check its exit status, return its output without the last newline."""
         return self.run(*args, cwd=cwd, data=data).decode().rstrip("\n")
 
+    def output(self, *args: str | Path, data: bytes = b"") -> bytes:
+        """Run git and return its output, whatever its exit status."""
+        return subprocess.run(["git", *args], input=data, env=self.environ, capture_output=True).stdout
+
     def run(self, *args: str | Path, cwd: Path | None = None, data: bytes = b"") -> bytes:
         self._clock += 60
         environ = self.environ | {
