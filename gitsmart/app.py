@@ -18,6 +18,7 @@ import signal
 import socket
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import quote
 
 from tornado.netutil import bind_sockets
 from tornado.routing import URLSpec
@@ -32,6 +33,7 @@ from gitsmart.httpd.connection import HTTPServer
 from gitsmart.httpd.handler import NotFound, Site
 from gitsmart.httpd.routes import GIT_ROUTES, SERVER_ROUTES, rules
 from gitsmart.pack.indexer import IngestLimits
+from gitsmart.pack.objectid import require_collision_detection
 from gitsmart.repo.root import RepositoryRoot
 from gitsmart.service.options import ServiceOptions
 from gitsmart.telemetry import log
@@ -111,12 +113,13 @@ def _make_site(config: Config, *, loopback: bool) -> Site:
             push_lines=limits.request_lines,
             push_bytes=limits.request_bytes,
             ingest=IngestLimits(
-                pack_bytes=limits.pack_bytes or None,
-                objects=limits.pack_objects,
-                object_bytes=limits.object_bytes,
-                delta_bytes=limits.delta_bytes,
+                pack_bytes=config.push.pack_bytes or None,
+                objects=config.push.pack_objects,
+                object_bytes=config.push.object_bytes,
+                delta_bytes=config.push.delta_bytes,
             ),
-            hook_timeout_s=limits.hook_timeout_s,
+            detect_collisions=config.push.detect_collisions,
+            hook_timeout_s=config.push.hook_timeout_s,
             hook_environ={name: os.environ[name] for name in HOOK_ENVIRON if name in os.environ},
         ),
         anonymous=config.anonymous(loopback=loopback),
@@ -142,7 +145,7 @@ def _log_nothing(handler: RequestHandler) -> None:
 
 
 async def serve(config: Config, *, announce: Callable[[str], None]) -> bool:
-    """Serve until SIGTERM or SIGINT, then drain; `announce` gets the start-up line once the socket listens.
+    """Serve until SIGTERM or SIGINT, then drain; `announce` gets the start-up lines once the socket listens.
 
     Returns whether every worker has ended: a process with one that has not must leave by `os._exit`.
 
@@ -154,7 +157,7 @@ async def serve(config: Config, *, announce: Callable[[str], None]) -> bool:
     try:
         loopback = all(_is_loopback(bound) for bound in sockets)
         site = _make_site(config, loopback=loopback)
-        swept = await site.workers.call(site.root.sweep)
+        swept, first = await site.workers.call(_prepare, site)
     except BaseException:
         for bound in sockets:
             bound.close()
@@ -172,11 +175,23 @@ async def serve(config: Config, *, announce: Callable[[str], None]) -> bool:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
-    announce(_start_up_line(site, sockets, loopback=loopback))
+    url = _url(sockets)
+    announce(f"serving {site.root.path} at {url} ({_who_may(site, sockets)})")
+    if first is None:
+        announce("there is no repository yet: gitsmart init NAME makes one")
+    else:
+        announce(f"git clone {url}{quote(first)}")
     await stopping.wait()
     await _drain(site, server, at_once)
     site.workers.close()
     return site.workers.join(CUT_OFF_S)
+
+
+def _prepare(site: Site) -> tuple[int, str | None]:
+    """Sweep the root, and find a repository to name; blocking."""
+    if site.options.detect_collisions:
+        require_collision_detection()
+    return site.root.sweep(), next(site.root.names(), None)
 
 
 async def _drain(site: Site, server: HTTPServer, at_once: asyncio.Event) -> None:
@@ -216,35 +231,36 @@ def _is_loopback(bound: socket.socket) -> bool:
     return ipaddress.ip_address(bound.getsockname()[0].partition("%")[0]).is_loopback
 
 
-def _start_up_line(site: Site, sockets: list[socket.socket], *, loopback: bool) -> str:
+def _url(sockets: list[socket.socket]) -> str:
     host, port = sockets[0].getsockname()[:2]
-    address = ipaddress.ip_address(host.partition("%")[0])
-    where = ""
-    if address.is_unspecified:
-        host, where = "localhost", " on every address"
-    elif address.version == 6:
+    if _is_unspecified(sockets[0]):
+        host = "localhost"
+    elif sockets[0].family == socket.AF_INET6:
         host = f"[{host}]"
-    return f"serving {site.root.path} at http://{host}:{port}/{where}: {_who_may(site, loopback=loopback)}"
+    return f"http://{host}:{port}/"
 
 
-def _who_may(site: Site, *, loopback: bool) -> str:
+def _is_unspecified(bound: socket.socket) -> bool:
+    return ipaddress.ip_address(bound.getsockname()[0].partition("%")[0]).is_unspecified
+
+
+def _who_may(site: Site, sockets: list[socket.socket]) -> str:
     """Say in words who may do what."""
-    signed_in = []
-    if site.htpasswd is not None:
-        signed_in.append(f"users in {site.config.access.htpasswd}")
+    access = site.config.access
+    signed_in = [f"users in {access.htpasswd}"] if site.htpasswd is not None else []
     if site.trusted_proxies:
-        signed_in.append(f"users named by {', '.join(site.config.access.trusted_proxies)}")
+        signed_in.append(f"users named by {', '.join(access.trusted_proxies)}")
     words = {
         "none": "anonymous users may do nothing",
         "read": "anonymous users may read",
         "write": "anonymous users may read and write",
     }[site.anonymous]
-    if site.anonymous == "write" and loopback:
-        words += " (loopback only)"
-    if signed_in and site.anonymous != "write":
-        words += f", {' and '.join(signed_in)} may read and write"
-    elif not signed_in and site.anonymous == "read":
-        words += ", nobody may write"
+    if site.anonymous != "write":
+        words += f", {' and '.join(signed_in) or 'nobody'} may {'read and write' if signed_in else 'write'}"
+    if all(_is_loopback(bound) for bound in sockets):
+        words += "; loopback only"
+    elif any(_is_unspecified(bound) for bound in sockets):
+        words += "; on every address"
     return words
 
 

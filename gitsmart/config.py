@@ -18,7 +18,7 @@ from msgspec import Meta
 
 from gitsmart.errors import ConfigError
 
-__all__ = ["Access", "Config", "Limits", "Network", "Server", "load", "options"]
+__all__ = ["Access", "Config", "Limits", "Network", "Push", "Server", "load", "options"]
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -40,6 +40,7 @@ Addresses = Annotated[
 AnonymousOrAuto = Annotated[
     Literal["auto", "none", "read", "write"], Meta(description='"auto", "none", "read" or "write"')
 ]
+Switch = Annotated[bool, Meta(description="true or false")]
 LogFormat = Annotated[Literal["text", "json"], Meta(description='"text" or "json"')]
 
 
@@ -71,10 +72,16 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     request_lines: Count = 1_000_000
     request_bytes: Count = 128 << 20
     inflate_ratio: Count = 100
+
+
+class Push(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[push]: what may come in."""
+
     pack_bytes: CountOrNone = 0
     pack_objects: Count = 20_000_000
     object_bytes: Count = 4 << 30
     delta_bytes: Count = 512 << 20
+    detect_collisions: Switch = True
     hook_timeout_s: PositiveSeconds = 600.0
 
 
@@ -84,6 +91,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     server: Server = Server()
     access: Access = Access()
     limits: Limits = Limits()
+    push: Push = Push()
 
     def networks(self) -> tuple[Network, ...]:
         """`access.trusted_proxies`, parsed."""
@@ -104,10 +112,11 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         return "write" if loopback and not self.can_authenticate() else "read"
 
 
-_SECTIONS: dict[str, type[Server] | type[Access] | type[Limits]] = {
+_SECTIONS: dict[str, type[Server] | type[Access] | type[Limits] | type[Push]] = {
     "server": Server,
     "access": Access,
     "limits": Limits,
+    "push": Push,
 }
 
 
@@ -138,6 +147,7 @@ def load(path: Path | None = None, flags: Mapping[str, tuple[str, object]] | Non
         server=Server(**values["server"]),  # type: ignore[arg-type]  # each value was converted by _check
         access=Access(**values["access"]),  # type: ignore[arg-type]
         limits=Limits(**values["limits"]),  # type: ignore[arg-type]
+        push=Push(**values["push"]),  # type: ignore[arg-type]
     )
 
 
