@@ -758,7 +758,10 @@ class _Trees:
             if len(base.pending) > _MANY:
                 references = self._references(data)
             else:
-                references.extend(found for found in base.pending if _refers(data, bare, found[0]))
+                for oid, _ in base.pending:
+                    kind = _referred(data, bare, oid)
+                    if kind:
+                        references.append((oid, kind))
         return _Tree(data, bare, references)
 
     def _note(self, entry: bytes, nul: int, references: list[_Reference]) -> None:
@@ -770,12 +773,15 @@ class _Trees:
                 references.append((oid, kind))
 
 
-def _refers(data: bytes, skeleton: bytes, raw_oid: bytes) -> bool:
-    """Tell whether a tree has an entry of that oid."""
+def _referred(data: bytes, skeleton: bytes, raw_oid: bytes) -> int:
+    """Return the type of a tree's entry of that oid; 0 when it has none, or gitlinks only."""
     at = data.find(raw_oid)
     while at > 0:
         # The NUL that ends a name: so this is an oid, and not bytes of one and of a name.
         if not skeleton[at - 1]:
-            return True
+            start = skeleton.rfind(b"\0", 0, at - 1) + 1
+            kind = _kind_of(data, start + len(raw_oid) if start else 0)
+            if kind:
+                return kind
         at = data.find(raw_oid, at + 1)
-    return False
+    return 0
