@@ -28,8 +28,8 @@ V2_COMMANDS = frozenset({b"ls-refs", b"fetch"})
 V2_CAPABILITIES = frozenset({b"agent", b"server-option", b"object-format"})
 
 _UPLOAD_PACK = (
-    b"multi_ack thin-pack side-band side-band-64k ofs-delta shallow deepen-relative no-progress include-tag"
-    b" multi_ack_detailed"
+    b"multi_ack thin-pack side-band side-band-64k ofs-delta shallow deepen-since deepen-not deepen-relative"
+    b" no-progress include-tag multi_ack_detailed"
 )
 _RECEIVE_PACK = (
     b"report-status report-status-v2 delete-refs side-band-64k quiet atomic ofs-delta push-options"

@@ -1,18 +1,18 @@
 """Where a fetch's history ends, when it is not to be whole.
 
-    client's shallow commits + deepen N + our own shallow commits
+    client's shallow commits + deepen N, -since, -not + our own shallow commits
         --plan_shallow--> lines to tell the client, and where the commit walk has to stop
 
 gitprotocol-pack, "Packfile Negotiation"; gitprotocol-v2, "fetch", `shallow-info`; gitprotocol-shallow in
 git's technical docs; git: upload-pack.c send_shallow_list(), deepen(), send_unshallow(). Raw oids throughout.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
 from gitsmart.errors import ProtocolError
 from gitsmart.pack.objects import COMMIT, to_hex
-from gitsmart.pack.select import depth_boundary
+from gitsmart.pack.select import depth_boundary, walk_commits
 from gitsmart.pack.store import ObjectStore
 from gitsmart.wire.upload_request import INFINITE_DEPTH
 
@@ -56,6 +56,8 @@ def plan_shallow(
     server_shallow: frozenset[bytes],
     depth: int,
     is_relative: bool,
+    since: int | None,
+    excluded: Collection[bytes] | None,
     tell_server_shallow: bool,
     tick: Callable[[int], None],
 ) -> ShallowPlan:
@@ -67,17 +69,28 @@ def plan_shallow(
         server_shallow: our own; their parents are not here.
         depth: see `FetchRequest.depth`.
         is_relative: count from the client's shallow commits.
+        since: only commits of this time or later, in seconds; None: all.
+        excluded: only commits that these commits don't reach; None: all.
         tell_server_shallow: name our own shallow commits without a depth asked for, too: v2 does, while a v0
             client knows them from the ref advertisement.
         tick: called with a count now and then.
 
     Raises:
+        ProtocolError: what is asked for doesn't go together, or leaves no commit.
         PackError, ObjectMissing: the history is broken.
     """
-    if depth:
+    is_limited = since is not None or excluded is not None
+    if depth and is_limited:
+        raise ProtocolError(
+            "git upload-pack: deepen and deepen-since (or deepen-not) cannot be used together"
+        )
+    cut: set[bytes]
+    whole: set[bytes]
+    if is_limited:
+        cut, whole = _limited(store, heads, since or 0, excluded or (), server_shallow, tick)
+    elif depth:
         if depth == INFINITE_DEPTH and not server_shallow:
-            cut: set[bytes] = set()
-            whole: set[bytes] = set(client_shallow)
+            cut, whole = set(), set(client_shallow)
         elif is_relative:
             starts = _reached(store, heads, client_shallow, server_shallow, tick)
             cut, whole = depth_boundary(
@@ -103,6 +116,44 @@ def plan_shallow(
         extra_uninteresting=tuple(deepened),
         lines=tuple(lines),
     )
+
+
+def _limited(
+    store: ObjectStore,
+    heads: Iterable[bytes],
+    since: int,
+    excluded: Collection[bytes],
+    server_shallow: frozenset[bytes],
+    tick: Callable[[int], None],
+) -> tuple[set[bytes], set[bytes]]:
+    """As `depth_boundary`, for history limited by time and by other commits.
+
+    git: shallow.c get_shallow_commits_by_rev_list().
+    """
+    heads = list(heads)
+    new, _ = walk_commits(store, heads, excluded, boundary=server_shallow, tick=tick)
+    allowed = set(new)
+    chosen = {raw_oid for raw_oid in heads if raw_oid in allowed and store.commit(raw_oid).date >= since}
+    if not chosen:
+        raise ProtocolError("no commits selected for shallow requests")
+    cut = set()
+    stack = list(chosen)
+    while stack:
+        raw_oid = stack.pop()
+        if raw_oid in server_shallow:
+            cut.add(raw_oid)
+            continue
+        for parent in store.commit(raw_oid).parents:
+            if parent in chosen:
+                continue
+            if parent in allowed and store.commit(parent).date >= since:
+                chosen.add(parent)
+                stack.append(parent)
+                if not len(chosen) & 1023:
+                    tick(len(chosen))
+            else:
+                cut.add(raw_oid)
+    return cut, chosen - cut
 
 
 def _reached(

@@ -11,7 +11,7 @@ Errors go where the client listens: `ERR` before the pack, band 3 inside it. A p
 never made to look finished. gitprotocol-pack, "Packfile Negotiation", "Packfile Data"; gitprotocol-v2,
 "fetch"; git: upload-pack.c, serve.c.
 
-What this leaves out: filters, deepen-since and deepen-not, ref-in-want, wait-for-done, sideband-all.
+What this leaves out: filters, ref-in-want, wait-for-done, sideband-all.
 """
 
 import logging
@@ -37,7 +37,7 @@ from gitsmart.service.options import ServiceOptions, ServiceReport
 from gitsmart.service.packets import PktLineReader
 from gitsmart.service.shallow import ShallowPlan, known_shallow, plan_shallow
 from gitsmart.wire.capabilities import CommandHeadParser
-from gitsmart.wire.pktline import DELIM_PKT, FLUSH_PKT, Special, error_pkt, pkt
+from gitsmart.wire.pktline import DELIM_PKT, FLUSH_PKT, Special, error_pkt, pkt, printable
 from gitsmart.wire.sideband import KEEPALIVE_PKT, SideBandWriter
 from gitsmart.wire.upload_request import (
     FetchRequest,
@@ -53,6 +53,15 @@ __all__ = ["upload_pack"]
 _logger = logging.getLogger(__name__)
 
 # git: upload-pack.c create_pack_file()
+_REF_RULES = (
+    b"%b",
+    b"refs/%b",
+    b"refs/tags/%b",
+    b"refs/heads/%b",
+    b"refs/remotes/%b",
+    b"refs/remotes/%b/HEAD",
+)
+
 _ABORT = "aborting due to possible repository corruption on the remote side."
 
 
@@ -184,7 +193,7 @@ class _UploadPack:
                 self._report.note = "negotiation"
                 return
         plan = self._plan(request, wants, client_shallow, tell_server_shallow=True)
-        if request.depth or request.shallow or self._server_shallow:
+        if request.is_deepening or request.shallow or self._server_shallow:
             self._write(b"".join([pkt(b"shallow-info\n"), *map(pkt, plan.lines), DELIM_PKT]))
         self._write(pkt(b"packfile\n"))
         self._send_pack(request, wants, common, plan)
@@ -213,7 +222,7 @@ class _UploadPack:
         self._check_reachable(wants)
         client_shallow = self._client_shallow(request)
         plan = self._plan(request, wants, client_shallow, tell_server_shallow=False)
-        if request.depth:
+        if request.is_deepening:
             self._write(b"".join(map(pkt, plan.lines)) + FLUSH_PKT)
             self._flush_if_stateful()
         if self._stateless and self._packets.peek_line() is None:
@@ -357,7 +366,7 @@ class _UploadPack:
         tell_server_shallow: bool,
     ) -> ShallowPlan:
         server_shallow = self._server_shallow
-        if not (request.depth or client_shallow or server_shallow):
+        if not (request.is_deepening or client_shallow or server_shallow):
             return ShallowPlan()
         return plan_shallow(
             self._store,
@@ -366,9 +375,23 @@ class _UploadPack:
             server_shallow=server_shallow,
             depth=request.depth,
             is_relative=request.deepen_relative,
+            since=request.deepen_since,
+            excluded=self._excluded(request.deepen_not) if request.deepen_not else None,
             tell_server_shallow=tell_server_shallow,
             tick=self._tick,
         )
+
+    def _excluded(self, names: list[bytes]) -> list[bytes]:
+        """The commits of the refs that deepen-not names (git: refs.c expand_ref(), ref_rev_parse_rules)."""
+        snapshot = self._repo.refs()
+        commits = []
+        for name in names:
+            found = [ref for rule in _REF_RULES if (ref := snapshot.get(rule % name)) is not None]
+            if len(found) != 1:
+                problem = "ambiguous deepen-not" if found else "deepen-not is not a ref"
+                raise ProtocolError(f"git upload-pack: {problem}: deepen-not {printable(name)}")
+            commits.append(to_raw(found[0].peeled or found[0].oid))
+        return self._commits_of(commits)
 
     def _send_pack(
         self, request: FetchRequest, wants: list[bytes], common: list[bytes], plan: ShallowPlan

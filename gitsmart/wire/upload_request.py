@@ -5,6 +5,7 @@ r"""What a client asks of upload-pack: the lines of v0 and v1, and the arguments
     additional-want  =  pkt-line("want" SP oid)
     shallow-line     =  pkt-line("shallow" SP oid)
     depth-request    =  pkt-line("deepen" SP depth)
+                     /  pkt-line("deepen-since" SP seconds)  /  pkt-line("deepen-not" SP refname)
     have-line        =  pkt-line("have" SP oid)
     fetch argument   =  want / have / shallow / deepen / "done" / "thin-pack" / ...  ; v2, a pkt-line each
 
@@ -44,6 +45,7 @@ INFINITE_DEPTH = 0x7FFFFFFF
 
 _TOO_MANY_PREFIXES = 65536  # git: ls-refs.c; at that many, none of them counts
 _DEPTH = re.compile(rb"0*([0-9]{1,10})")
+_SECONDS = re.compile(rb"0*([0-9]{1,18})")
 _OIDS = {40: re.compile(rb"[0-9a-f]{40}", re.IGNORECASE), 64: re.compile(rb"[0-9a-f]{64}", re.IGNORECASE)}
 
 
@@ -70,6 +72,10 @@ class FetchRequest:
     """Commits of history wanted, counted from each want; 0: as the client's shallow commits have it."""
     deepen_relative: bool = False
     """Count `depth` from the client's shallow commits."""
+    deepen_since: int | None = None
+    """Only history from this time on, in seconds since 1970."""
+    deepen_not: list[bytes] = field(default_factory=list)
+    """Only history that these refs, named as a user would, don't reach."""
     done: bool = False
     """v2 only."""
     thin_pack: bool = False
@@ -82,6 +88,11 @@ class FetchRequest:
     """v0 and v1 only, as is `no_done`."""
     no_done: bool = False
     agent: bytes = b""
+
+    @property
+    def is_deepening(self) -> bool:
+        """True when the client says where history has to end."""
+        return bool(self.depth or self.deepen_not) or self.deepen_since is not None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,8 +125,6 @@ def parse_upload_request(lines: Iterable[bytes], *, hex_len: int) -> FetchReques
         name, _, rest = text.partition(b" ")
         if name == b"filter":
             raise ProtocolError("git upload-pack: filtering capability not negotiated")
-        if name in (b"deepen-since", b"deepen-not"):
-            raise ProtocolError(f"git upload-pack: {name.decode('ascii')} is not supported")
         oid, space, capabilities = rest.partition(b" ")
         if name != b"want" or not _OIDS[hex_len].fullmatch(oid):
             raise ProtocolError(
@@ -223,6 +232,15 @@ def _receive_shallow(request: FetchRequest, text: bytes, hex_len: int) -> bool:
         if depth <= 0:
             raise ProtocolError(f"Invalid deepen: {printable(text)}")
         request.depth = min(depth, INFINITE_DEPTH)
+        return True
+    if text.startswith(b"deepen-since "):
+        match = _SECONDS.fullmatch(text[13:])
+        if not match:
+            raise ProtocolError(f"Invalid deepen-since: {printable(text)}")
+        request.deepen_since = int(match[1])
+        return True
+    if text.startswith(b"deepen-not "):
+        request.deepen_not.append(text[11:])
         return True
     return False
 

@@ -304,6 +304,56 @@ def test_deepening_by_some_more(served: Served, tmp_path: Path) -> None:
     assert served.oid("main~2").decode() in unpack(served.git, answer.pack, client)
 
 
+@pytest.mark.parametrize("option", ["--shallow-since", "--shallow-exclude"])
+def test_deepening_by_time_and_by_refs(served: Served, tmp_path: Path, option: str) -> None:
+    main = served.oid("main")
+    if option == "--shallow-since":
+        value = served.git("log", "-1", "--format=%ct", "main~2", cwd=served.path)
+        line = b"deepen-since " + value.encode()
+        expected = {served.oid("main"), served.oid("main~1"), served.oid("main~2")}
+    else:
+        value, line = "v1", b"deepen-not v1"
+        expected = {served.oid("main"), served.oid("main~1"), served.oid("main~2")}
+    # What git makes of the same wish.
+    client = tmp_path / "client.git"
+    clone = ("clone", "-q", "--bare", "--single-branch", f"{option}={value}", f"file://{served.path}", client)
+    served.git(*clone)
+    (shallow,) = (client / "shallow").read_bytes().split()
+    assert shallow == served.oid("main~2")
+    answer = fetch(served, b"want " + main, line, b"done")
+    assert answer.lines == [b"shallow-info", b"shallow " + shallow, DELIM, b"packfile"]
+    into = tmp_path / "new.git"
+    served.git("init", "-q", "--bare", into)
+    (into / "shallow").write_bytes(shallow + b"\n")
+    sent = unpack(served.git, answer.pack, into)
+    assert {oid for oid in served.objects("main", "topic") if oid.encode() in expected} <= sent
+    assert sent == set(served.git("rev-list", "--objects", "--no-object-names", "main", cwd=client).split())
+    # And for a client that has one commit so far.
+    answer = fetch(served, b"want " + main, b"have " + main, b"shallow " + main, line, b"done")
+    assert answer.lines[:3] == [b"shallow-info", b"shallow " + shallow, b"unshallow " + main]
+
+
+@pytest.mark.parametrize(
+    ("lines", "text"),
+    [
+        ([b"deepen-not nothing"], "git upload-pack: deepen-not is not a ref: deepen-not nothing"),
+        ([b"deepen-not x"], "git upload-pack: ambiguous deepen-not: deepen-not x"),
+        ([b"deepen-not main"], "no commits selected for shallow requests"),
+        ([b"deepen-since 99999999999"], "no commits selected for shallow requests"),
+        (
+            [b"deepen 1", b"deepen-not v1"],
+            "git upload-pack: deepen and deepen-since (or deepen-not) cannot be used together",
+        ),
+    ],
+)
+def test_deepening_that_makes_no_sense(served: Served, lines: list[bytes], text: str) -> None:
+    served.git("branch", "x", "main", cwd=served.path)
+    served.git("tag", "x", "main", cwd=served.path)
+    channel, report = serve(served, v2_body(b"want " + served.oid("main"), *lines, b"done"))
+    assert channel.response == pkt(f"ERR {text}\n".encode())
+    assert report.failed
+
+
 def test_unshallow(served: Served, tmp_path: Path) -> None:
     client = shallow_clone(served, tmp_path, 2)
     main, shallow = served.oid("main"), served.oid("main~1")

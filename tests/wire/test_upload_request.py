@@ -87,6 +87,18 @@ def test_bad_depths(text: bytes) -> None:
         assert str(caught.value) == f"Invalid deepen: deepen {text.decode()}"
 
 
+def test_deepening_by_time_and_by_refs() -> None:
+    for request in (
+        v0(b"deepen-since 1700000000\n", b"deepen-not v1.0", b"deepen-not refs/heads/x"),
+        v2(b"deepen-since 1700000000\n", b"deepen-not v1.0", b"deepen-not refs/heads/x"),
+    ):
+        assert request.deepen_since == 1_700_000_000
+        assert request.deepen_not == [b"v1.0", b"refs/heads/x"]
+        assert request.is_deepening
+    assert v2(b"deepen-since 0").is_deepening
+    assert not v2(b"shallow " + A).is_deepening
+
+
 NOT_AN_OID = "git upload-pack: protocol error, expected to get object ID, not '{}'"
 
 
@@ -100,8 +112,9 @@ NOT_AN_OID = "git upload-pack: protocol error, expected to get object ID, not '{
         (b"", NOT_AN_OID.format("")),
         (b"shallow x", "invalid shallow line: shallow x"),
         (b"filter blob:none", "git upload-pack: filtering capability not negotiated"),
-        (b"deepen-since 1", "git upload-pack: deepen-since is not supported"),
-        (b"deepen-not main", "git upload-pack: deepen-not is not supported"),
+        (b"deepen-since x", "Invalid deepen-since: deepen-since x"),
+        (b"deepen-since -1", "Invalid deepen-since: deepen-since -1"),
+        (b"deepen-not", NOT_AN_OID.format("deepen-not")),
     ],
 )
 def test_v0_refuses(line: bytes, text: str) -> None:
@@ -148,7 +161,8 @@ def test_v2_arguments() -> None:
         (b"wait-for-done", "unexpected line: 'wait-for-done'"),
         (b"sideband-all", "unexpected line: 'sideband-all'"),
         (b"packfile-uris https", "unexpected line: 'packfile-uris https'"),
-        (b"deepen-since 1", "unexpected line: 'deepen-since 1'"),
+        (b"deepen-since 1 ", "Invalid deepen-since: deepen-since 1 "),
+        (b"deepen-not", "unexpected line: 'deepen-not'"),
         (b"", "unexpected line: ''"),
     ],
 )
