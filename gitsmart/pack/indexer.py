@@ -665,11 +665,12 @@ class _Ingest:
     def _entry_data(self, index: int) -> bytes:
         """Inflate an entry again, out of the file: an object's data, or a delta."""
         offset, end = self._extent(index)
-        size, start = self._entry_size(offset, end)
+        stored = os.pread(self._fd, min(end - offset, _PIECE), offset)
+        size, start = self._entry_size(stored)
         self._check_size(_OFS_DELTA, size)
-        if end - offset <= _PIECE:
-            return inflate(os.pread(self._fd, end - start, start), 0, size)[0]
-        return b"".join(self._stored_pieces(start, end, size))
+        if len(stored) == end - offset:
+            return inflate(stored, start, size)[0]
+        return b"".join(self._stored_pieces(offset + start, end, size))
 
     def _extent(self, index: int) -> tuple[int, int]:
         offsets = self._offsets
@@ -677,24 +678,25 @@ class _Ingest:
             return offsets[index], offsets[index + 1]
         return offsets[index], self._end or self._start + self._pos
 
-    def _entry_size(self, offset: int, end: int) -> tuple[int, int]:
-        """Read an entry's header, found good before: the inflated size, where the zlib stream starts."""
-        head = os.pread(self._fd, min(end - offset, 32 + self._raw_len), offset)
-        kind = (head[0] >> 4) & 7
-        size = head[0] & 15
+    def _entry_size(self, stored: bytes) -> tuple[int, int]:
+        """Read an entry's header, found good before: inflated size, place of the zlib stream in `stored`."""
+        byte = stored[0]
+        kind = (byte >> 4) & 7
+        size = byte & 15
         pos = 1
         shift = 4
-        while head[pos - 1] & 128:
-            size |= (head[pos] & 127) << shift
+        while byte & 128:
+            byte = stored[pos]
+            size |= (byte & 127) << shift
             shift += 7
             pos += 1
         if kind == _OFS_DELTA:
-            while head[pos] & 128:
+            while stored[pos] & 128:
                 pos += 1
             pos += 1
         elif kind == _REF_DELTA:
             pos += self._raw_len
-        return size, offset + pos
+        return size, pos
 
     def _stored_pieces(self, start: int, end: int, size: int) -> Iterator[bytes]:
         inflater = decompressobj()
@@ -787,8 +789,8 @@ class _Ingest:
     def _all_pieces(self, index: int) -> Iterable[bytes]:
         if index in self._huge:
             offset, end = self._extent(index)
-            size, start = self._entry_size(offset, end)
-            return self._stored_pieces(start, end, size)
+            size, start = self._entry_size(os.pread(self._fd, min(end - offset, 64), offset))
+            return self._stored_pieces(offset + start, end, size)
         return (self._content(index)[1],)
 
     def _same(self, index: int, pieces: Iterable[bytes]) -> bool:
@@ -815,7 +817,8 @@ class _Ingest:
         for kind in TYPE_NAMES:
             objects = self._own[kind]
             before = len(own)
-            own.update(dict.fromkeys(objects, kind))
+            for raw_oid in objects:
+                own[raw_oid] = kind
             if len(own) != before + len(objects):
                 raise PackError(
                     "SHA1 COLLISION FOUND: two objects of the pack, of different types, with one id"
