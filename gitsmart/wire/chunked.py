@@ -35,9 +35,9 @@ TRAILER_BYTES = 16384  # of the whole trailer section
 # (net/http of Go does likewise.)
 EXTENSION_BYTES, EXTENSION_BYTES_PER_CHUNK = 16384, 64
 
-# One unit is about half a microsecond: a chunk in the plain loop, or eight in a run. 2048 are about a
-# millisecond.
-WORK_PER_FEED = 2048
+# One unit is about half a microsecond: a chunk in the plain loop, or eight in a run. 1024 are about half
+# a millisecond.
+WORK_PER_FEED = 1024
 
 # A run of equal-size chunks is looked for in so many chunks first, then in four times as many each time that
 # it goes on.
@@ -102,13 +102,12 @@ class ChunkDecoder:
     def feed(self, data: bytes = b"") -> bytes:
         """Take `data` and return what is ready of the body, b"" if nothing is.
 
-        It stops early when it has worked for about a millisecond; then `needs_input` is False and `feed()`
-        goes on. After `finished`, what is fed is added to `leftover`.
+        It stops early when it has worked for about half a millisecond; then `needs_input` is False and
+        `feed()` goes on. After `finished`, what is fed is added to `leftover`.
 
         Raises:
-            ProtocolError: the framing is broken. The body before that place was returned by earlier calls.
-                Every
-                later call raises it again.
+            ProtocolError: the framing is broken. The body before that place was returned by earlier calls, and
+                every later call raises it again.
             LimitExceeded: extensions or trailers are too long.
         """
         if data:
