@@ -13,11 +13,9 @@ Extensions and trailers are checked against the grammar, bounded and dropped. Ev
 bare LF, blanks, signs, `0x` or `_` in a size, more than 16 digits, data that is not followed by CRLF. Two
 parsers that differ on any of these are a way to smuggle a request past a proxy.
 
-It does no I/O and never calls back: see docs/chunked.md for the loop that drives it, and why it is made this
-way.
-Memory: what was fed and is not yet decoded, plus what one call returns. Work per call is bounded
-(`WORK_PER_FEED`).
-Speed: benchmarks/chunked.py.
+It does no I/O and never calls back: see docs/chunked.md for the loop that drives it, and why it is so. Memory:
+what was fed and is not yet decoded, plus what one call returns. Work per call is bounded (`WORK_PER_FEED`). Speed:
+benchmarks/chunked.py.
 """
 
 import re
@@ -106,8 +104,8 @@ class ChunkDecoder:
         `feed()` goes on. After `finished`, what is fed is added to `leftover`.
 
         Raises:
-            ProtocolError: the framing is broken. The body before that place was returned by earlier calls, and
-                every later call raises it again.
+            ProtocolError: the framing is broken. The body before that place was returned by earlier calls,
+                and every later call raises it again.
             LimitExceeded: extensions or trailers are too long.
         """
         if data:
