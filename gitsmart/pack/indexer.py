@@ -65,6 +65,11 @@ _BATCH_OBJECTS: Final = 256
 _SMALL_DELTA: Final = 8  # a delta this many times smaller than its tree is worth following
 _ENDS_KEPT: Final = 1 << 20  # 4 bytes each
 _ENDS_OVERHEAD: Final = 32
+_PATIENCE: Final = (
+    8  # deltas; pulled out of the air, between git's usual misses of 1 to 3 and its depth of 50
+)
+_REBUILT_TIMES: Final = 16  # building bases again may cost this much of what the objects themselves cost
+_REBUILT_BYTES: Final = 1 << 30  # ... and this much besides; git/git needs 0.2 times
 _NO_BASE: Final = -1
 _THIN: Final = -2  # this and below: the base is self._thin[-2 - parent]
 
@@ -158,6 +163,9 @@ class _BaseCache:
             self._items.move_to_end(index)
         return item
 
+    def __contains__(self, index: int) -> bool:
+        return index in self._items
+
     def put(self, index: int, item: tuple[int, bytes]) -> None:
         items = self._items
         if index in items:
@@ -224,6 +232,8 @@ class _Ingest:
         self._wanted: tuple[set[bytes], ...] = (set(), set(), set(), set(), set())
         self._batch: dict[bytes, int] = {}  # not yet looked up in `bases`
         self._work_bytes = 0
+        self._resolved_bytes = 0
+        self._rebuilt_bytes = 0
         self._crc = 0  # of the entry that arrives in pieces
         self._huge: set[int] = set()
         # Files
@@ -493,6 +503,7 @@ class _Ingest:
                     self._note_references(kind, data)
             except PackError as error:
                 raise PackError(f"bad object {to_hex(raw_oid).decode()}: {error}") from error
+        self._resolved_bytes += len(data)
         self._work_bytes += len(data)
         if self._work_bytes >= _TICK_BYTES:
             self._work(0)
@@ -580,10 +591,10 @@ class _Ingest:
             base = bisect_left(offsets, base_offset, 0, index)
             if base == index or offsets[base] != base_offset:
                 raise PackError(f"object at offset {offsets[index]}: delta base offset is no object")
-            if not self._types[base]:
-                self._awaiting_object.setdefault(base, []).append(index)
-                self._defer(index)
-                return
+        if base >= 0 and not (self._types[base] and self._is_near(base)):
+            self._awaiting_object.setdefault(base, []).append(index)
+            self._defer(index)
+            return
         self._resolve(index, base, delta)
 
     def _find_base(self, raw_oid: bytes) -> int | None:
@@ -659,8 +670,24 @@ class _Ingest:
             at = chain.pop()
             data = apply_delta(data, self._entry_data(at), limit_bytes=self._limits.delta_bytes)
             cache.put(at, (kind, data))
+            self._rebuilt_bytes += len(data)
+            if self._rebuilt_bytes > _REBUILT_TIMES * self._resolved_bytes + _REBUILT_BYTES:
+                raise LimitExceeded("the pack's delta chains take too long to follow")
             self._work(len(data))
         return kind, data
+
+    def _is_near(self, index: int) -> bool:
+        """Tell whether an object is in the cache, or few deltas away from one that is, or from a whole one.
+
+        What is not near is left to the end, where each base is built once for all that wait for it: else a
+        pack of interleaved deep chains would have us build each of them again for each of its links.
+        """
+        cache, parents = self._cache, self._parents
+        for _ in range(_PATIENCE):
+            if index in cache or index <= _THIN or parents[index] == _NO_BASE:
+                return True
+            index = parents[index]
+        return False
 
     def _entry_data(self, index: int) -> bytes:
         """Inflate an entry again, out of the file: an object's data, or a delta."""
@@ -724,29 +751,41 @@ class _Ingest:
         """Resolve what waited for bases that came later, depth first: so the cache holds what is needed."""
         if self._done == self._total:
             return
-        index_of = self._indexes()
-        stack: list[tuple[int, list[int]]] = []
-        for raw_oid in [raw_oid for raw_oid in self._awaiting_name if raw_oid in index_of]:
-            # Not all at once: each is taken out, as those that appear below take theirs.
-            waiting = self._awaiting_name.pop(raw_oid, None)
-            if waiting:
-                stack.append((index_of[raw_oid], waiting))
+        types, objects, names = self._types, self._awaiting_object, self._awaiting_name
+        roots = [index for index in objects if types[index]]
+        if names:
+            index_of = self._indexes()
+            roots += [index_of[raw_oid] for raw_oid in names if raw_oid in index_of]
+        roots.sort()  # neighbours have bases in common
+        for root in roots:
+            stack = [(root, self._take_waiting(root))]
             while stack:
                 base, waiting = stack.pop()
+                if not waiting:
+                    continue
                 index = waiting.pop()
                 if waiting:
                     stack.append((base, waiting))
-                resolved = self._resolve(index, base, self._entry_data(index))
-                more = self._awaiting_object.pop(index, [])
-                more += self._awaiting_name.pop(resolved, [])
-                if more:
-                    stack.append((index, more))
+                self._resolve(index, base, self._entry_data(index))
+                stack.append((index, self._take_waiting(index)))
                 if not self._done & (_TICK_OBJECTS - 1):
                     self._tick(self._done, self._total)
         unresolved = self._total - self._done
         if unresolved:
             missing = to_hex(next(iter(self._awaiting_name))).decode()
             raise PackError(f"pack has {unresolved} unresolved deltas: no base {missing}")
+
+    def _take_waiting(self, index: int) -> list[int]:
+        """Give what waits for an object, to be taken from the end: first what nothing else waits for.
+
+        So the base is still in the cache for these, and need not be built again after a deep one.
+        """
+        waiting = self._awaiting_object.pop(index, [])
+        if self._awaiting_name:
+            waiting += self._awaiting_name.pop(self._name(index), [])
+        if len(waiting) > 1:
+            waiting.sort(key=self._awaiting_object.__contains__, reverse=True)
+        return waiting
 
     def _check_repeated(self, index: int, raw_oid: bytes) -> None:
         """Compare an object that the pack has twice: git takes such packs, and so do we."""

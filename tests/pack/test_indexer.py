@@ -823,6 +823,54 @@ def test_delta_depth_limit(backwards: bool, directory: Path, nothing: ObjectStor
     assert written(directory, result)[1:] == git_index(pack, SHA1, tmp_path / "git")
 
 
+@pytest.mark.parametrize("kind", ["ofs", "ref"])
+def test_interleaved_deep_chains_cost_no_more_than_their_objects(
+    kind: str, directory: Path, nothing: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Forty chains, link by link in turn, and a cache for ten objects: no link's chain is built again."""
+    chains, depth = 40, 60
+    builder = Builder()
+    texts = [noise(900 + k) for k in range(chains)]
+    places = [builder.whole(BLOB, text) for text in texts]
+    for link in range(depth):
+        for k in range(chains):
+            change = append_delta(texts[k], b"%d" % link)
+            if kind == "ofs":
+                places[k] = builder.ofs(places[k], change)
+            else:
+                builder.ref(name_of(BLOB, texts[k]), change)
+            texts[k] += b"%d" % link
+    pack = builder.pack()
+    built = 0
+    entry_data = indexer._Ingest._entry_data
+
+    def counting(self: indexer._Ingest, index: int) -> bytes:
+        nonlocal built
+        built += 1
+        return entry_data(self, index)
+
+    monkeypatch.setattr(indexer._Ingest, "_entry_data", counting)
+    result = ingest(pack, directory, nothing, cache_bytes=10_000)
+    assert written(directory, result)[1:] == git_index(pack, SHA1, tmp_path / "git")
+    assert built < 2 * chains * depth
+
+
+def test_rebuilding_has_a_limit(
+    directory: Path, nothing: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(indexer, "_REBUILT_BYTES", 0)
+    monkeypatch.setattr(indexer, "_REBUILT_TIMES", 0)
+    texts = [noise(900 + k) for k in range(20)]
+    builder = Builder()
+    places = [builder.whole(BLOB, text) for text in texts]
+    places = [builder.ofs(place, append_delta(text, b"1")) for place, text in zip(places, texts, strict=True)]
+    for place, text in zip(places, texts, strict=True):
+        builder.ofs(place, append_delta(text + b"1", b"2"))
+    with pytest.raises(LimitExceeded, match="take too long"):
+        ingest(builder.pack(), directory, nothing, cache_bytes=2000)
+    assert list(directory.iterdir()) == []
+
+
 # --- large objects
 
 
