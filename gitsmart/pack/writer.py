@@ -1,11 +1,11 @@
 """A selection becomes a pack stream: stored entries are copied as they lie in their packs.
 
     objects --by pack, in offset order--> entries
-    entry: no delta, or its base lies as far back as before  -> copied verbatim, in runs
-           base is sent, but lies elsewhere                  -> new OFS_DELTA or REF_DELTA header, same zlib
-           stream base is sent from another pack, or client has it  -> REF_DELTA header, same zlib stream base
-           is neither, but the base's base is           -> both deltas joined into one else
-           -> inflated, and deflated whole
+    entry  no delta, or its base lies as far back as before  -> copied verbatim, in runs
+           base is sent, but lies elsewhere                  -> header of our own, same zlib stream
+           base is sent from another pack, or client has it  -> REF_DELTA header, same zlib stream
+           base is none of these, but a base of the base is  -> the deltas joined into one
+           else                                              -> inflated, and deflated whole
     loose object                                             -> inflated and deflated, in pieces
 
 No search for better deltas. Chains can't become circles: an entry keeps its base within its own pack, where
@@ -20,6 +20,9 @@ from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from gitsmart.pack.delta import delta_sizes
+from gitsmart.pack.deltajoin import join_deltas
+from gitsmart.pack.inflate import inflate
 from gitsmart.pack.packfile import OFS_DELTA, REF_DELTA, PackFile
 from gitsmart.pack.select import Selection, Tick
 from gitsmart.pack.store import LooseObject, ObjectStore
@@ -31,6 +34,8 @@ _GATHER_BYTES = 64 * 1024
 _TICK_EVERY = 1024
 # Trees and blobs that have to be deflated anew. Level 1 costs a third of 6, for some 10% more bytes.
 _LEVEL = 1
+# So many deltas are joined into one at most: each costs some 50 us, and the whole object some 200.
+_JOIN_MOST = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,7 +233,7 @@ class _Writer:
                         if run_stop:
                             out.add(data[run_start:run_stop])
                             run_stop = 0
-                        self._rebuild(pack, offset, offsets)
+                        self._rebuild(pack, offset, offsets, moved)
                         here = out.position
                         continue
                     if kind == OFS_DELTA:
@@ -267,11 +272,39 @@ class _Writer:
                     return True
         return False
 
-    def _rebuild(self, pack: PackFile, offset: int, offsets: "array[int]") -> None:
-        """Send an object whose base is out of reach."""
-        kind, data = pack.read_at(offset)
+    def _rebuild(self, pack: PackFile, offset: int, offsets: "array[int]", moved: "array[int]") -> None:
+        """Send an object whose base is out of reach: as a delta of another one in its chain, or whole."""
         self._deflated += 1
-        self._out.add(_head(kind, len(data)) + zlib.compress(data, _LEVEL))
+        entry = self._joined(pack, offset, offsets, moved)
+        if entry is None:
+            kind, data = pack.read_at(offset)
+            entry = _head(kind, len(data)) + zlib.compress(data, _LEVEL)
+        self._out.add(entry)
+
+    def _joined(
+        self, pack: PackFile, offset: int, offsets: "array[int]", moved: "array[int]"
+    ) -> bytes | None:
+        """Make a delta of the nearest base in the chain that is in reach; None when it isn't worth it."""
+        joined = b""
+        at = offset
+        for _ in range(_JOIN_MOST):
+            kind, size, base, start = pack.entry(at)
+            if kind < OFS_DELTA:
+                return None
+            delta, _ = inflate(pack.data, start, size)
+            joined = join_deltas(delta, joined) if joined else delta
+            if 2 * len(joined) > delta_sizes(joined)[1]:
+                return None
+            at = pack.base_offset(kind, base, start)
+            index = bisect_left(offsets, at)
+            if index < len(offsets) and offsets[index] == at:
+                if self._ofs_delta and at < offset:
+                    distance = self._out.position - at - moved[index]
+                    return _head(OFS_DELTA, len(joined)) + _distance(distance) + zlib.compress(joined, _LEVEL)
+            elif not self._may_refer_to(pack.oid_at(at)):
+                continue
+            return _ref_head(len(joined), pack.oid_at(at)) + zlib.compress(joined, _LEVEL)
+        return None
 
     # -- objects in no pack
 
