@@ -285,6 +285,8 @@ class RefTransaction:
             for item in items:
                 if item.locks:
                     self._remove_empty_parents(b"refs", item.name)
+                    if item.result is not None or item.is_delete:
+                        self._remove_empty_parents(b"logs/refs", item.name)
 
     def _refuse_nested(self, items: Sequence[_Item]) -> None:
         """Names of the batch that can't be together: both are refused, as git does."""
@@ -461,9 +463,6 @@ class RefTransaction:
         except OSError:
             fail_all()
             return None
-        for item in deletes:
-            if done(item):
-                self._remove_empty_parents(b"logs/refs", item.name)
         return None
 
     def _write(self, item: _Item) -> None:
@@ -521,7 +520,7 @@ class RefTransaction:
     def _remove_empty_parents(self, top: bytes, name: bytes) -> None:
         """Remove directories that are empty now, but for `refs/` and what is directly in it."""
         parts = name.split(b"/")[1:-1]
-        prefix = self._git_dir + b"/" + (top if top == b"refs" else b"logs/refs")
+        prefix = self._git_dir + b"/" + top
         while len(parts) > 1:
             try:
                 os.rmdir(b"/".join([prefix, *parts]))

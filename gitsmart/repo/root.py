@@ -219,13 +219,19 @@ class RepositoryRoot:
     def _names_below(
         self, folder: Path, prefix: str, above: set[tuple[int, int]], depth: int
     ) -> Iterator[str]:
+        found = []
         for name, inode in self._children(folder, above):
             path = folder / name
             if _is_git_dir(path) or _is_git_dir(path / ".git"):
-                if self._locate(prefix + name) == (prefix + name, self._git_dir_of(path)):
-                    yield prefix + name
+                found.append((name, name, inode))
             elif depth > 1 and not os.path.lexists(path / ".git"):
-                yield from self._names_below(path, f"{prefix}{name}/", above | {inode}, depth - 1)
+                found.append((name + "/", name, inode))
+        for full, name, inode in sorted(found):
+            path = folder / name
+            if full != name:
+                yield from self._names_below(path, prefix + full, above | {inode}, depth - 1)
+            elif self._locate(prefix + name) == (prefix + name, self._git_dir_of(path)):
+                yield prefix + name
 
     @staticmethod
     def _git_dir_of(path: Path) -> Path:
@@ -241,7 +247,7 @@ class RepositoryRoot:
 
     @staticmethod
     def _children(folder: Path, above: set[tuple[int, int]]) -> list[tuple[str, tuple[int, int]]]:
-        """The folders in `folder` that a name can reach and that are not above it, in full names' order."""
+        """The folders in `folder` that a name can reach and that are not above it."""
         children = []
         try:
             with os.scandir(folder) as entries:
@@ -255,7 +261,7 @@ class RepositoryRoot:
                                 children.append((entry.name, inode))
         except OSError:
             return []
-        return sorted(children)
+        return children
 
     # Making one
 
