@@ -230,7 +230,6 @@ class RequestConnection(httputil.HTTPConnection):
         self._remaining: int | None = None  # of a response with Content-Length
         self._probed = False
         self._close_callback: Callable[[], None] | None = None
-        self._last_write: asyncio.Future[None] | None = None
 
     def set_close_callback(self, callback: Callable[[], None] | None) -> None:
         """Have `callback` called when the client leaves before the response is finished."""
@@ -334,15 +333,19 @@ class RequestConnection(httputil.HTTPConnection):
             future.set_exception(StreamClosedError())
             future.exception()  # a handler need not look
             return future
-        self._last_write = self.stream.write(data)
-        if not self._last_write.done():
-            self._connection.watch_writing()
-        return self._last_write
+        future = self.stream.write(data)
+        if future.done():
+            return future
+        self._connection.watch_writing()
+        # The caller may cancel what it gets (asyncio.wait_for does): IOStream would log that as an error.
+        shield = asyncio.shield(future)
+        shield.add_done_callback(_look_at)
+        return shield
 
     async def sent(self) -> None:
         """Wait until everything that was written has gone to the socket."""
-        if self._last_write is not None:
-            await self._last_write
+        if self.stream.writing():
+            await self.stream.write(b"")
 
     def probe(self) -> None:
         """Send something that changes nothing: a client that is wholly gone answers it with a reset.
@@ -396,12 +399,14 @@ class _Connection:
         self._exchange: RequestConnection | None = None
         self._delegate: httputil.HTTPMessageDelegate | None = None
         self._body: ChunkDecoder | _LengthDecoder | None = None
+        self._body_begun = False  # the client was told, or has chosen, to send it
 
     # The loop
 
     async def serve(self) -> None:
         """Serve requests until either side closes."""
         self.stream.set_nodelay(True)  # every flush is meant to leave now
+        _set_keepalive(self.stream.socket)
         self.stream.set_close_callback(self._on_closed)
         try:
             while await self._serve_request():
@@ -426,6 +431,8 @@ class _Connection:
     async def _serve_request(self) -> bool:
         """Serve one request; return whether the connection may serve another."""
         self._head = self._exchange = self._delegate = self._body = None
+        self._body_begun = False
+        await self._pace(0)  # many small requests may be here already
         try:
             head = await self._read_head()
         except (ProtocolError, TimedOut) as error:
@@ -512,6 +519,7 @@ class _Connection:
         assert delegate is not None
         assert head is not None
         data, self._leftover = self._leftover, b""
+        self._body_begun = True
         try:
             if head.expects_continue and not data and not body.finished and not exchange.head_written:
                 self.stream.write(b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -781,7 +789,7 @@ class _Connection:
             return False
         if body.finished or self._phase is _Phase.RESPONSE:
             return True
-        if not self._leftover and head.expects_continue:
+        if head.expects_continue and not self._leftover and not self._body_begun:
             return False  # it may send the body or not, and we could not tell it from the next request
         if isinstance(body, _LengthDecoder):
             return body.remaining - len(self._leftover) <= REST_BYTES
@@ -831,6 +839,8 @@ class _Connection:
             truncated = not await _completes(copy.copy(body), self._leftover + ahead)
         if truncated:
             self.stream.close()
+        elif self._exchange is not None and self._phase is _Phase.BODY:
+            self._exchange.probe()
 
     def _on_closed(self) -> None:
         """The stream is closed, by whomever: free what waits for it."""
@@ -1000,6 +1010,24 @@ async def _completes(body: ChunkDecoder, data: bytes) -> bool:
     except ProtocolError:
         return True  # reading on will say so
     return body.finished
+
+
+def _look_at(future: "asyncio.Future[None]") -> None:
+    """Have asyncio think that somebody saw the future's error: a handler need not wait for its writes."""
+    if not future.cancelled():
+        future.exception()
+
+
+def _set_keepalive(sock: socket.socket) -> None:
+    """Have the kernel notice a peer that vanished without a word (its host is off, its NAT forgot it).
+
+    After a minute of silence it asks, four times in another minute, and then resets the connection.
+    """
+    if sock.family in (socket.AF_INET, socket.AF_INET6):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for name, value in (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4)):
+            if hasattr(socket, name):
+                sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
 def _options(headers: httputil.HTTPHeaders) -> list[str]:

@@ -13,9 +13,9 @@ Extensions and trailers are checked against the grammar, bounded and dropped. Ev
 bare LF, blanks, signs, `0x` or `_` in a size, more than 16 digits, data that is not followed by CRLF. Two
 parsers that differ on any of these are a way to smuggle a request past a proxy.
 
-It does no I/O and never calls back: see docs/chunked.md for the loop that drives it, and why it is so. Memory:
-what was fed and is not yet decoded, plus what one call returns. Work per call is bounded (`WORK_PER_FEED`). Speed:
-benchmarks/chunked.py.
+It does no I/O and never calls back: see docs/chunked.md for the loop that drives it, and why it is so.
+Memory: what was fed and is not yet decoded, plus what one call returns. Work per call: `WORK_PER_FEED`.
+Speed: benchmarks/chunked.py.
 """
 
 import re

@@ -915,6 +915,14 @@ def test_an_answer_in_the_middle_of_the_body() -> None:
             assert (code, "Connection" in headers) == (413, False)
             await client.send(b"defghij", GET)
             assert (await client.response())[2] == b"hello"
+            # also when the client had asked whether to send it
+            await client.send(post(b"/upload", length(10), b"Expect: 100-continue"))
+            assert (await client.response())[0] == 100
+            await client.send(b"abc")
+            code, headers, body = await client.response()
+            assert (code, "Connection" in headers) == (413, False)
+            await client.send(b"defghij", GET)
+            assert (await client.response())[2] == b"hello"
             client.close()
 
     run(scenario())
@@ -1086,6 +1094,22 @@ def test_leaving_in_the_middle_of_the_body_is_noticed(
             leave(client)
             await asyncio.wait_for(handler.left.wait(), 1)
             client.close()
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("leave", [leave_by_fin, leave_by_reset])
+def test_leaving_behind_a_whole_body_is_noticed(leave: Callable[[Client], None]) -> None:
+    """The handler is stuck with the first piece, the rest lies in the socket, nobody waits for the answer."""
+
+    async def scenario() -> None:
+        async with serving() as (_, port):
+            Upload.gate = asyncio.Event()
+            client = await Client.connect(port)
+            await client.send(post(b"/upload", CHUNKED), chunks(b"x" * 100_000))
+            handler = await nth_upload()
+            leave(client)
+            await asyncio.wait_for(handler.left.wait(), 1)
 
     run(scenario())
 
@@ -1316,6 +1340,41 @@ def test_a_body_that_is_all_there_does_not_starve_the_loop(data: bytes) -> None:
             assert (
                 ticker.longest_s < 0.25
             )  # generous: the machine may be busy; benchmarks/chunked.py measures
+            client.close()
+
+    run(scenario())
+
+
+def test_pipelined_requests_do_not_starve_the_loop() -> None:
+    async def scenario() -> None:
+        async with serving() as (_, port):
+            client = await Client.connect(port)
+            ticker = Ticker()
+            await client.send(GET * 1000)
+            for _ in range(1000):
+                assert (await client.response())[0] == 200
+            ticker.stop()
+            assert ticker.turns > 50
+            assert ticker.longest_s < 0.25
+            client.close()
+
+    run(scenario())
+
+
+def test_a_handler_that_gives_up_a_flush_does_not_end_the_connection() -> None:
+    class Impatient(web.RequestHandler):
+        async def get(self) -> None:
+            self.write(b"x" * 10_000_000)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.flush(), 0.05)
+
+    async def scenario() -> None:
+        async with serving([*ROUTES, ("/", Impatient)]) as (_, port):
+            client = await Client.connect(port)
+            await client.send(b"GET / HTTP/1.1\r\n" + HOST + b"\r\n" + GET)
+            await asyncio.sleep(0.1)
+            assert len((await client.response())[2]) == 10_000_000
+            assert (await client.response())[2] == b"hello"
             client.close()
 
     run(scenario())
