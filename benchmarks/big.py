@@ -86,7 +86,8 @@ class Big:
         # an older clone: the default branch, a thousand first parents ago
         old = self.scratch / f"old-v{version}.git"
         self.git("init", "-q", "--bare", old)
-        self.git("fetch", "-q", f"file://{self.source}", "HEAD~1000:refs/heads/old", cwd=old)
+        tip = self.git("rev-list", "--first-parent", "--skip=1000", "--max-count=1", "HEAD", cwd=self.source)
+        self.git("fetch", "-q", "--no-tags", f"file://{self.source}", f"{tip}:refs/heads/old", cwd=old)
         self.step(server, f"fetch v{version}", *speak, "fetch", "-q", url, "refs/*:refs/*", cwd=old)
         self.git("update-ref", "-d", "refs/heads/old", cwd=old)
         self.check(old)

@@ -491,7 +491,7 @@ def start_server(
     process = subprocess.Popen(
         [*prefix, sys.executable, *command, str(root), "--port", str(port), *flags],
         cwd=root,
-        env={**environ, "PYTHONUNBUFFERED": "1", "PYTHONDEVMODE": "0"},
+        env={**environ, "PYTHONUNBUFFERED": "1"},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
