@@ -25,7 +25,7 @@ import sys
 import threading
 import weakref
 from array import array
-from bisect import bisect_left, bisect_right
+from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Container
 from itertools import compress, count, islice
@@ -44,6 +44,9 @@ OFS_DELTA, REF_DELTA = 6, 7
 
 # Smaller files are read instead of mapped: a mapping costs a page at least, and a system call at each end.
 _READ_BELOW_BYTES = 16 * 1024
+
+# So many offsets are looked up in a mapped .rev, at 20 us each, before the table is built: 0.2 s for git.git.
+_RANKS = 2000
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.mmap.restype = ctypes.c_void_p
@@ -175,6 +178,9 @@ class PackFile:
         self._read_index(index)
         self._lock = threading.Lock()
         self._by_offset: tuple[array[int], array[int]] | None = None
+        self._rev: memoryview | None = None
+        self._rev_looked_for = False
+        self._ranked = 0
 
     def _read_index(self, index: memoryview) -> None:
         raw_len = self.format.raw_len
@@ -320,9 +326,13 @@ class PackFile:
         offsets = _be32(self._offsets)
         if self._v2 and self.count and max(offsets) & 0x80000000:
             offsets = array("Q", map(self.offset_at, range(self.count)))
-        order = self._read_rev()
-        if order is None:
+        rev = self._reverse()
+        if rev is None:
             order = array("I", sorted(range(self.count), key=offsets.__getitem__))
+        else:
+            order = _be32(rev)
+            if self.count and max(order) >= self.count:
+                raise PackError("a pack's reverse index points outside of the index")
         ascending = array(offsets.typecode, map(offsets.__getitem__, order))
         # Rising all the way: so `order`, if it came from a file, is a permutation indeed.
         if not all(map(lt, ascending, islice(ascending, 1, None))):
@@ -331,8 +341,15 @@ class PackFile:
             raise PackError("a pack index points outside of its pack")
         return ascending, order
 
-    def _read_rev(self) -> "array[int] | None":
-        """Read the reverse index. None when there is none, or none that can be used."""
+    def _reverse(self) -> memoryview | None:
+        """Map the reverse index: its table of index positions, in pack order. None when there is none of
+        use."""
+        if not self._rev_looked_for:
+            self._rev = self._map_rev()
+            self._rev_looked_for = True
+        return self._rev
+
+    def _map_rev(self) -> memoryview | None:
         try:
             rev = map_file(self.path.with_suffix(".rev"))
         except OSError:
@@ -345,22 +362,61 @@ class PackFile:
             return None
         if rev[-2 * raw_len : -raw_len] != self.data[self.end :]:
             return None
-        order = _be32(rev[12 : 12 + 4 * self.count])
-        return order if not self.count or max(order) < self.count else None
+        return rev[12 : 12 + 4 * self.count]
+
+    def _rank(self, offset: int) -> tuple[int, int, int]:
+        """Return how many entries start before `offset`, the index position of the one there, and the next
+        offset.
+
+        The position is -1 if none starts there. The first few are looked up in the mapped reverse index, if
+        there is one: building the table takes 0.2 us an object, too much for a fetch of five.
+        """
+        if self._by_offset is None and self._ranked < _RANKS:
+            rev = self._reverse()
+            if rev is not None:
+                self._ranked += 1
+                return self._rank_in(rev, offset)
+        offsets, positions = self.by_offset()
+        at = bisect_left(offsets, offset)
+        number = len(offsets)
+        if at == number or offsets[at] != offset:
+            return at, -1, offsets[at] if at < number else self.end
+        return at, positions[at], offsets[at + 1] if at + 1 < number else self.end
+
+    def _rank_in(self, rev: memoryview, offset: int) -> tuple[int, int, int]:
+        low, high, following = 0, self.count, self.end
+        unpack = struct.unpack_from
+        while low < high:
+            middle = (low + high) >> 1
+            (position,) = unpack(">I", rev, 4 * middle)
+            if position >= self.count:
+                raise PackError("a pack's reverse index points outside of the index")
+            found = self.offset_at(position)
+            if found < offset:
+                low = middle + 1
+            elif found > offset:
+                high, following = middle, found
+            else:
+                if middle + 1 < self.count:
+                    (after,) = unpack(">I", rev, 4 * middle + 4)
+                    following = self.offset_at(after) if after < self.count else 0
+                    if following <= offset:
+                        raise PackError("a pack's index or reverse index is not sorted")
+                else:
+                    following = self.end
+                return middle, position, following
+        return low, -1, following
 
     def next_offset(self, offset: int) -> int:
         """Return where the entry after the one at `offset` starts; `end` after the last."""
-        offsets, _ = self.by_offset()
-        at = bisect_right(offsets, offset)
-        return offsets[at] if at < len(offsets) else self.end
+        return self._rank(offset)[2]
 
     def oid_at(self, offset: int) -> bytes:
         """Return the raw oid of the entry at `offset`."""
-        offsets, positions = self.by_offset()
-        at = bisect_left(offsets, offset)
-        if at == len(offsets) or offsets[at] != offset:
+        position = self._rank(offset)[1]
+        if position < 0:
             raise PackError("a pack has no entry where one is expected")
-        return self.name_at(positions[at])
+        return self.name_at(position)
 
     # -- entries
 

@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gitsmart.errors import LimitExceeded, PackError
+from gitsmart.pack import packfile
 from gitsmart.pack.objects import BLOB, SHA1, TYPE_NAMES
 from gitsmart.pack.packfile import OFS_DELTA, BaseCache, PackFile, map_file
 
@@ -57,9 +58,16 @@ def packed256(new_history: Any) -> History:
         pytest.param("packed256", ("--rev-index",), id="sha256-rev"),
     ],
 )
+@pytest.mark.parametrize("ranks", [0, 10**9], ids=["table", "mapped"])
 def test_as_git_reads_it(
-    name: str, options: tuple[str, ...], tmp_path: Path, request: pytest.FixtureRequest
+    name: str,
+    options: tuple[str, ...],
+    ranks: int,
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(packfile, "_RANKS", ranks)
     history = request.getfixturevalue(name)
     pack = copy_pack(history, tmp_path, *options)
     assert (tmp_path / "pack-1.rev").exists() == ("--rev-index" in options)
@@ -69,7 +77,6 @@ def test_as_git_reads_it(
     ).stdout  # fmt: skip
     rows = sorted((int(row.split()[0]), bytes.fromhex(row.split()[1].decode())) for row in shown.splitlines())
     assert pack.count == len(rows)
-    assert list(pack.by_offset()[0]) == [offset for offset, _ in rows]
     stops = [*(offset for offset, _ in rows[1:]), pack.end]
     sizes = history.git(
         "cat-file",
@@ -88,6 +95,10 @@ def test_as_git_reads_it(
         hasher = history.format.new_hash()
         hasher.update(b"%b %d\0" % (TYPE_NAMES[found], len(data)) + data)
         assert hasher.digest() == oid
+        assert pack.next_offset(offset + 1) == stop
+        with pytest.raises(PackError, match="no entry"):
+            pack.oid_at(offset + 1)
+    assert list(pack.by_offset()[0]) == [offset for offset, _ in rows]
     wanted = {oid for _, oid in rows[::3]}
     assert {pack.name_at(position) for position in pack.positions_in(wanted)} == wanted
 
@@ -222,6 +233,8 @@ def read_all(folder: Path, files: tuple[bytes, bytes, bytes]) -> None:
             pack.size_at(offset)
             pack.read_at(offset, limit_bytes=1 << 20)
             pack.offset_of(pack.name_at(position))
+            pack.oid_at(offset)
+            pack.next_offset(offset)
     for offset in pack.by_offset()[0]:
         pack.oid_at(offset)
         pack.next_offset(offset)
@@ -277,9 +290,10 @@ def test_opening_says_what_is_wrong(
 
 
 def test_a_broken_reverse_index_is_noticed(small: tuple[bytes, bytes, bytes], tmp_path: Path) -> None:
-    rev = changed(small[2], 12, small[2][16:20])
-    with pytest.raises(PackError, match="not sorted"):
-        read_all(tmp_path, (small[0], small[1], rev))
+    for new in (small[2][16:20], b"\xff\0\0\0"):
+        rev = changed(small[2], 12, new)
+        with pytest.raises(PackError, match=r"not sorted|outside of the index"):
+            read_all(tmp_path, (small[0], small[1], rev))
 
 
 def test_circles_of_deltas_raise(tmp_path: Path) -> None:
