@@ -12,12 +12,11 @@ why; docs/decisions/0001 why here.
 Three things about IOStream shape this module:
 
 - It reads ahead while nobody asked, and at the peer's FIN it closes both ways. `_Valve` keeps it from reading
-unless a
-  read is pending, so what is buffered is what we asked for, and a client that half-closes still gets its
-  answer.
+  unless a read is pending, so what is buffered is what we asked for, and a client that half-closes still gets
+  its answer.
 - While it does not read it can't tell that the peer has gone. `_Goodbyes` asks the kernel.
 - It sends for as long as the socket takes more. `_Valve` makes it stop after a while, so that `await flush()`
-yields.
+  yields.
 
 It does not do: websockets and other upgrades (`detach` raises), `decompress_request`, HTTP/2, and it knows
 nothing of git.
@@ -64,7 +63,7 @@ logger = logging.getLogger(__name__)
 
 READ_BYTES = 65536  # of one read
 YIELD_BYTES = 262144  # of copying, after which the loop gets a turn
-YIELD_S = 0.002  # of work without one; half of a stall that anybody would notice is left for the others
+YIELD_S = 0.002  # of work without one, when bytes say little about it
 _WRITE_COST_BYTES = 2048  # what one write counts for beside its bytes: 15 us are the copying of about so many
 
 # A final answer was given while the request's body is still coming. Up to this much of it is read for the
