@@ -269,9 +269,9 @@ def test_no_input_costs_more_than_linear_time() -> None:
             data = bait * repeat
             best = 1.0
             for _ in range(3):
-                start = time.perf_counter()
+                start = time.process_time()
                 decode([data])
-                best = min(best, time.perf_counter() - start)
+                best = min(best, time.process_time() - start)
             seconds.append(best)
         assert seconds[1] < 12 * seconds[0] + 0.01, seconds
 
