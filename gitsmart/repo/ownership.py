@@ -1,7 +1,8 @@
 """Whose is this file? So that what a killed server left can be removed, and nothing else.
 
 A push owns a directory, `objects/tmp_objdir-incoming-gs<random>` (git prune knows that name and removes it
-after two weeks whatever happens). In it lies the file `owner`: it begins with a magic line and is locked with
+after two weeks whatever happens), and while its refs are written another of that name in the repository's own
+directory, where no git prune looks. In each lies the file `owner`: it begins with a magic line and is locked with
 flock(2) from its creation to the push's end. Every other file that a push puts into the repository for the
 time being, `x.lock` beside a ref and `pack-x.keep` beside a pack, is a hard link to that file. So each of
 them tells on its own
@@ -105,8 +106,8 @@ class OwnedDirectory:
 def sweep_repository(git_dir: Path) -> int:
     """Remove what dead pushes of ours left in one repository; returns the number of files and directories.
 
-    Costs one listing of `objects/` and of the repository's directory when there is nothing to do. Never
-    raises.
+    Costs three listings when there is nothing to do: the repository's, that of `objects/` and of
+    `objects/pack/`. Never raises.
     """
     count = 0
     dead: dict[tuple[int, int], int] = {}
@@ -117,8 +118,9 @@ def sweep_repository(git_dir: Path) -> int:
             if owners is not None:
                 dead |= owners
                 directories.append(path)
+        # A keep's directory may have gone to `git prune`
+        count += _sweep_packs(git_dir / "objects" / "pack", dead)
         if directories:
-            count += _sweep_packs(git_dir / "objects" / "pack", dead)
             count += _sweep_locks(git_dir, dead)
         for path in directories:
             if _remove_directory(path):

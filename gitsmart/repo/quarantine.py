@@ -32,7 +32,7 @@ from gitsmart.pack.store import ObjectStore
 from gitsmart.repo.connectivity import find_unconnected
 from gitsmart.repo.gitconfig import GitConfig
 from gitsmart.repo.ownership import OwnedDirectory
-from gitsmart.repo.ref_transaction import ReflogIdentity, RefTransaction, RefUpdate
+from gitsmart.repo.ref_transaction import FAILED_UPDATE, ReflogIdentity, RefTransaction, RefUpdate
 from gitsmart.repo.refs import RefStore
 
 __all__ = ["Push"]
@@ -64,7 +64,6 @@ class Push:
         self._objects: ObjectStore | None = None
         self._packs: list[IngestedPack] = []
         self._facts: list[PackFacts] = []
-        self._closed = False
 
     def __enter__(self) -> "Push":
         return self
@@ -206,16 +205,25 @@ class Push:
         See `RefTransaction`. Never raises for what can go wrong with a ref: the result is None for done, or
         git's words.
         """
-        transaction = RefTransaction(
-            self._refs,
-            self._directory(),
-            self._config,
-            is_bare=self._is_bare,
-            identity=identity,
-            has_object=self._has_object,
-        )
         self._store.refresh()
-        return transaction.run(updates, atomic=atomic)
+        try:
+            # Not in the quarantine: `git prune --expire=now` would remove that, and with it what is being
+            # written
+            owned = OwnedDirectory(self._git_dir)
+        except OSError:
+            return [FAILED_UPDATE] * len(updates)
+        try:
+            transaction = RefTransaction(
+                self._refs,
+                owned,
+                self._config,
+                is_bare=self._is_bare,
+                identity=identity,
+                has_object=self._has_object,
+            )
+            return transaction.run(updates, atomic=atomic)
+        finally:
+            owned.close()
 
     def close(self) -> None:
         """Let go: the keep, the quarantine and all that is in it. Idempotent; never raises."""

@@ -48,7 +48,7 @@ from gitsmart.repo.gitconfig import GitConfig
 from gitsmart.repo.ownership import OwnedDirectory
 from gitsmart.repo.refs import PackedRefs, RefState, RefStore, is_safe_ref
 
-__all__ = ["RefTransaction", "RefUpdate", "ReflogIdentity"]
+__all__ = ["FAILED_UPDATE", "RefTransaction", "RefUpdate", "ReflogIdentity"]
 
 # Gitaly's choices; git's own defaults are 100 ms and 1 s. A lock is held for a few milliseconds
 REF_TIMEOUT_MS = 1_000

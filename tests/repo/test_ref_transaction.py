@@ -422,8 +422,8 @@ def test_no_lost_update(fix: Fixture, other: str) -> None:
     def by_git() -> None:
         while (now := place[fix.get("refs/heads/main")]) + 1 < len(chain):
             command = ["git", "update-ref", "refs/heads/main", chain[now + 1].decode(), chain[now].decode()]
-            if subprocess.run(command, cwd=fix.path, capture_output=True, env=fix.git.environ).returncode ==
-            0:
+            done_by_git = subprocess.run(command, cwd=fix.path, capture_output=True, env=fix.git.environ)
+            if done_by_git.returncode == 0:
                 steps.append(now)
 
     def by_us() -> None:
