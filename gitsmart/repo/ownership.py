@@ -1,8 +1,8 @@
 """Whose is this file? So that what a killed server left can be removed, and nothing else.
 
 A push owns a directory, `objects/tmp_objdir-incoming-gs<random>` (git prune knows that name and removes it
-after two weeks whatever happens), and while its refs are written another of that name in the repository's own
-directory, where no git prune looks. In each lies the file `owner`: it begins with a magic line and is locked with
+after two weeks whatever happens), and while its refs are written another of that name in the repository's
+own directory, where no git prune looks. In each lies the file `owner`: it begins with a magic line and is locked with
 flock(2) from its creation to the push's end. Every other file that a push puts into the repository for the
 time being, `x.lock` beside a ref and `pack-x.keep` beside a pack, is a hard link to that file. So each of
 them tells on its own

@@ -407,7 +407,8 @@ class RefStore:
             if not name.startswith(b"refs/") or (packed.has_odd_names and _BAD_NAME.search(name)):
                 continue
             oid = packed.oids[name]
-            if oid not in present and (oid == self.format.zero or to_raw(oid) not in self.objects):
+            is_known = oid in present or oid in now_present
+            if not is_known and (oid == self.format.zero or to_raw(oid) not in self.objects):
                 absent_list.append(name)
                 continue
             now_present.add(oid)
