@@ -5,8 +5,12 @@
            base is sent, but lies elsewhere                  -> header of our own, same zlib stream
            base is sent from another pack, or client has it  -> REF_DELTA header, same zlib stream
            base is none of these, but a base of the base is  -> the deltas joined into one
+           a version of it is sent already, or client has it -> delta against that, from stored deltas
            else                                              -> inflated, and deflated whole
     loose object                                             -> inflated and deflated, in pieces
+
+Versions of a file or folder are deltas of each other in a pack, in some order: so of two versions that hang
+together by deltas, either can be given as a delta of the other. That makes packs of fetches small.
 
 No search for better deltas. Chains can't become circles: an entry keeps its base within its own pack, where
 chains end, or takes one from a pack written before, or one written whole, or one that is not sent at all.
@@ -21,7 +25,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from gitsmart.pack.delta import delta_sizes
-from gitsmart.pack.deltajoin import join_deltas
+from gitsmart.pack.deltajoin import invert_delta, join_deltas
 from gitsmart.pack.inflate import inflate
 from gitsmart.pack.packfile import OFS_DELTA, REF_DELTA, PackFile
 from gitsmart.pack.select import Selection, Tick
@@ -36,6 +40,12 @@ _TICK_EVERY = 1024
 _LEVEL = 1
 # So many deltas are joined into one at most: each costs some 50 us, and the whole object some 200.
 _JOIN_MOST = 12
+_RELATED_STEPS = 8
+# To find relatives of what the client has, each such object is looked up, at some 6 us: not before this many
+# bytes were sent whole for each.
+_WHOLE_BYTES = 16
+# Entries below are not worth a delta, and whole ones above too big to hold for one.
+_RELATED_LEAST, _RELATED_MOST = 128, 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +153,10 @@ class _Writer:
         self._number = 0
         self._copied = 0
         self._deflated = 0
+        # Clones are sent as they lie: their entries' bases are sent with them.
+        self._relating = bool(selection.client_has)
+        self._whole_bytes = 0
+        self._relatives: _Relatives | None = None
 
     def run(self) -> PackStats:
         self._place()
@@ -206,6 +220,8 @@ class _Writer:
         entry, next_offset = pack.entry, pack.next_offset
         # Where the entries went: for the i-th of `offsets`, how far it moved.
         moved = array("q", bytes(8 * len(offsets)))
+        self._relatives = None
+        relating = self._relating
         run_start = run_stop = 0
         here = out.position
         for index, offset in enumerate(offsets):
@@ -222,6 +238,9 @@ class _Writer:
                     base = pack.base_offset(kind, base, start)
                 at = bisect_left(offsets, base)
                 if at < len(offsets) and offsets[at] == base:
+                    if at > index:
+                        # What comes later must keep its base then, or there might be a circle.
+                        self._relatives, relating = None, False
                     if kind == OFS_DELTA:
                         if not self._ofs_delta:
                             head = _ref_head(size, pack.oid_at(base))
@@ -233,11 +252,24 @@ class _Writer:
                         if run_stop:
                             out.add(data[run_start:run_stop])
                             run_stop = 0
-                        self._rebuild(pack, offset, offsets, moved)
+                        if not self._rebuild(pack, offset, offsets, moved, relating=relating):
+                            relating = False
                         here = out.position
                         continue
                     if kind == OFS_DELTA:
                         head = _ref_head(size, base_oid)
+            elif relating and stop - offset >= _RELATED_LEAST and size <= _RELATED_MOST:
+                if run_stop:
+                    out.add(data[run_start:run_stop])
+                    run_stop = 0
+                related = self._related(pack, offset, offsets, moved, index, stop - offset)
+                if related is not None:
+                    out.add(related)
+                    here = out.position
+                    self._deflated += 1
+                    self._note_base(offset)
+                    continue
+            self._note_base(offset)
             self._copied += 1
             if head is None:
                 if run_stop != offset:
@@ -272,39 +304,104 @@ class _Writer:
                     return True
         return False
 
-    def _rebuild(self, pack: PackFile, offset: int, offsets: "array[int]", moved: "array[int]") -> None:
-        """Send an object whose base is out of reach: as a delta of another one in its chain, or whole."""
+    def _rebuild(
+        self, pack: PackFile, offset: int, offsets: "array[int]", moved: "array[int]", *, relating: bool
+    ) -> bool:
+        """Send an object whose base is out of reach: as a delta of another one, or whole.
+
+        Returns whether what comes later in this pack may still get other bases than it is stored with.
+        """
         self._deflated += 1
-        entry = self._joined(pack, offset, offsets, moved)
+        index = bisect_left(offsets, offset)
+        entry, backward = self._joined(pack, offset, offsets, moved)
+        if entry is None and relating:
+            entry = self._related(pack, offset, offsets, moved, index, _RELATED_LEAST)
         if entry is None:
             kind, data = pack.read_at(offset)
             entry = _head(kind, len(data)) + zlib.compress(data, _LEVEL)
+            self._whole_bytes += len(entry)
         self._out.add(entry)
+        if not backward:
+            self._relatives = None
+        self._note_base(offset)
+        return backward
+
+    def _note_base(self, offset: int) -> None:
+        """Note an entry of the pack being copied that has been written."""
+        if self._relatives is not None:
+            self._relatives.add(offset)
 
     def _joined(
         self, pack: PackFile, offset: int, offsets: "array[int]", moved: "array[int]"
-    ) -> bytes | None:
-        """Make a delta of the nearest base in the chain that is in reach; None when it isn't worth it."""
+    ) -> tuple[bytes | None, bool]:
+        """Make a delta of the nearest base in the chain that is in reach; None when it isn't worth it.
+
+        Also returns whether that base has been written before, or is not of this pack.
+        """
         joined = b""
         at = offset
         for _ in range(_JOIN_MOST):
             kind, size, base, start = pack.entry(at)
             if kind < OFS_DELTA:
-                return None
+                break
             delta, _ = inflate(pack.data, start, size)
             joined = join_deltas(delta, joined) if joined else delta
             if 2 * len(joined) > delta_sizes(joined)[1]:
-                return None
+                break
             at = pack.base_offset(kind, base, start)
             index = bisect_left(offsets, at)
-            if index < len(offsets) and offsets[index] == at:
-                if self._ofs_delta and at < offset:
-                    distance = self._out.position - at - moved[index]
-                    return _head(OFS_DELTA, len(joined)) + _distance(distance) + zlib.compress(joined, _LEVEL)
-            elif not self._may_refer_to(pack.oid_at(at)):
-                continue
-            return _ref_head(len(joined), pack.oid_at(at)) + zlib.compress(joined, _LEVEL)
-        return None
+            here = index < len(offsets) and offsets[index] == at
+            if here or self._may_refer_to(pack.oid_at(at)):
+                backward = not here or at < offset
+                return self._delta_entry(pack, at, joined, offsets, moved, before=offset), backward
+        return None, True
+
+    def _delta_entry(
+        self,
+        pack: PackFile,
+        base: int,
+        delta: bytes,
+        offsets: "array[int]",
+        moved: "array[int]",
+        *,
+        before: int,
+    ) -> bytes:
+        """Encode a delta against the entry at `base`, by OFS_DELTA if that is among `offsets` and before
+        `before`."""
+        deflated = zlib.compress(delta, _LEVEL)
+        if self._ofs_delta and base < before:
+            index = bisect_left(offsets, base)
+            if index < len(offsets) and offsets[index] == base:
+                distance = self._out.position - base - moved[index]
+                return _head(OFS_DELTA, len(delta)) + _distance(distance) + deflated
+        return _ref_head(len(delta), pack.oid_at(base)) + deflated
+
+    def _related(
+        self,
+        pack: PackFile,
+        offset: int,
+        offsets: "array[int]",
+        moved: "array[int]",
+        index: int,
+        whole_bytes: int,
+    ) -> bytes | None:
+        """Make a delta against a version of the object that was sent before, or that the client has."""
+        if self._relatives is None:
+            self._whole_bytes += whole_bytes
+            if self._whole_bytes < _WHOLE_BYTES * len(self._client_has):
+                return None
+            self._relatives = _Relatives(pack)
+            for raw_oid in self._client_has:
+                known = pack.offset_of(raw_oid)
+                if known is not None and raw_oid not in self._objects:
+                    self._relatives.add(known)
+            for written in offsets[:index]:
+                self._relatives.add(written)
+        found = self._relatives.find(offset)
+        if found is None:
+            return None
+        relative, delta = found
+        return self._delta_entry(pack, relative, delta, offsets, moved, before=offset)
 
     # -- objects in no pack
 
@@ -330,6 +427,85 @@ class _Writer:
             if deflated:
                 out.add(deflated)
         out.add(deflater.flush())
+
+
+class _Relatives:
+    """Which objects of a pack hang together by deltas with some that may be bases.
+
+    90 bytes of memory for each entry between.
+    """
+
+    def __init__(self, pack: PackFile) -> None:
+        self._pack = pack
+        # Offset of an entry -> how many deltas away the nearest of them is, going from base to delta; and
+        # where it is
+        self._near: dict[int, tuple[int, int]] = {}
+
+    def add(self, offset: int) -> None:
+        """Let the entry at `offset` be a base."""
+        near, pack = self._near, self._pack
+        at = offset
+        for steps in range(_RELATED_STEPS):
+            had = near.get(at)
+            if had is not None and had[0] <= steps:
+                return
+            near[at] = (steps, offset)
+            kind, _, base, start = pack.entry(at)
+            if kind < OFS_DELTA:
+                return
+            at = pack.base_offset(kind, base, start)
+
+    def find(self, offset: int) -> tuple[int, bytes] | None:
+        """Return the nearest base for the entry at `offset`, and a delta; None when there is none that is
+        worth it."""
+        pack = self._pack
+        best: tuple[int, int] | None = None
+        fewest = _RELATED_STEPS
+        at = offset
+        chain: list[int] = []
+        for steps in range(_RELATED_STEPS):
+            had = self._near.get(at)
+            if had is not None and steps + had[0] < fewest:
+                fewest, best = steps + had[0], (steps, had[1])
+            if steps >= fewest:
+                break
+            kind, _, base, start = pack.entry(at)
+            if kind < OFS_DELTA:
+                break
+            chain.append(at)
+            at = pack.base_offset(kind, base, start)
+        if best is None:
+            return None
+        steps, relative = best
+        upward = b""
+        common = offset
+        for at in chain[:steps]:
+            upward, common = self._joined(at, upward)
+            if 5 * len(upward) > delta_sizes(upward)[1]:
+                return None
+        downward = b""
+        at = relative
+        while at != common:
+            downward, at = self._joined(at, downward)
+            if 5 * len(downward) > delta_sizes(downward)[1]:
+                return None
+        delta = upward
+        if downward:
+            delta = invert_delta(downward, pack.read_at(common, limit_bytes=_RELATED_MOST)[1])
+            if upward:
+                delta = join_deltas(delta, upward)
+        # Not with itself: that would be no delta at all.
+        if not delta or 2 * len(delta) > delta_sizes(delta)[1]:
+            return None
+        return relative, delta
+
+    def _joined(self, at: int, following: bytes) -> tuple[bytes, int]:
+        """Put the delta at `at` before `following`; return both as one, and where its base is."""
+        kind, size, base, start = self._pack.entry(at)
+        delta, _ = inflate(self._pack.data, start, size)
+        return (join_deltas(delta, following) if following else delta), self._pack.base_offset(
+            kind, base, start
+        )
 
 
 def _head(kind: int, size: int) -> bytes:

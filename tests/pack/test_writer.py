@@ -137,7 +137,7 @@ def test_thin_packs_refer_to_what_the_client_has(packed: History) -> None:
     store = packed.store()
     rng = random.Random(12)
     commits = packed.oids(*[f"refs/heads/c{n}" for n in range(1, packed.marks + 1)])
-    sizes, deflated = [0, 0], [0, 0]
+    sizes = [0, 0]
     for _ in range(20):
         wants, haves = rng.sample(commits, 1), rng.sample(commits, 2)
         selection = select_objects(store, wants=wants, haves=haves)
@@ -146,18 +146,55 @@ def test_thin_packs_refer_to_what_the_client_has(packed: History) -> None:
             sizes[thin] += stats.bytes
             deflated[thin] += stats.deflated
     assert sizes[1] < sizes[0]
-    assert deflated[1] < deflated[0]
+
+
+@pytest.mark.parametrize(("thin", "ofs_delta"), list(itertools.product((True, False), repeat=2)))
+def test_relatives_serve_as_bases(
+    history: History,
+    client: Callable[..., set[bytes]],
+    thin: bool,
+    ofs_delta: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(writer, "_WHOLE_BYTES", 0)
+    monkeypatch.setattr(writer, "_RELATED_LEAST", 1)
+    related = 0
+    real = writer._Writer._related
+
+    def counting(self: Any, *args: Any) -> bytes | None:
+        nonlocal related
+        entry = real(self, *args)
+        related += entry is not None
+        return entry
+
+    monkeypatch.setattr(writer._Writer, "_related", counting)
+    rng = random.Random(13)
+    store = history.store()
+    commits = history.oids(*[f"refs/heads/c{n}" for n in range(1, history.marks + 1)])
+    has: set[bytes] = set()
+    haves: list[bytes] = []
+    for number in (1, 2, 2, 3, 20):
+        wants = rng.sample(commits, number)
+        selection = select_objects(store, wants=wants, haves=haves)
+        stream, _ = written(store, selection, thin=thin, ofs_delta=ofs_delta)
+        if selection.objects:
+            now = client(stream, *(["--fix-thin"] if thin else []))
+            assert now == has | set(selection.objects)
+            has = now
+        haves += wants
+    assert has == history.objects(haves)
+    assert related
 
 
 def test_bases_of_bases_serve(packed: History, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     joined: list[bytes] = []
     real = writer._Writer._joined
 
-    def counting(self: Any, *args: Any) -> bytes | None:
-        entry = real(self, *args)
+    def counting(self: Any, *args: Any) -> tuple[bytes | None, bool]:
+        entry, backward = real(self, *args)
         if entry is not None:
             joined.append(entry)
-        return entry
+        return entry, backward
 
     monkeypatch.setattr(writer._Writer, "_joined", counting)
     store = packed.store()
