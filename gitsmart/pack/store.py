@@ -30,8 +30,8 @@ __all__ = ["LooseObject", "ObjectStore"]
 
 _logger = logging.getLogger(__name__)
 
-# A directory that changed this shortly before it was listed may have changed again within the same tick of its
-# file system's clock (4 ms or 10 ms on Linux), unseen: it is listed again.
+# A directory that changed this shortly before it was listed may have changed again, unseen, within the same
+# tick of its file system's clock (4 ms or 10 ms on Linux): it is listed again.
 _RACY_NS = 100_000_000
 # ... and meanwhile it is listed this often at most.
 _RACY_PAUSE_NS = 10_000_000
