@@ -31,9 +31,7 @@ _UPLOAD_PACK = (
     b"multi_ack thin-pack side-band side-band-64k ofs-delta shallow deepen-since deepen-not deepen-relative"
     b" no-progress include-tag multi_ack_detailed"
 )
-_RECEIVE_PACK = (
-    b"report-status report-status-v2 delete-refs side-band-64k quiet atomic ofs-delta push-options"
-)
+_RECEIVE_PACK = b"report-status report-status-v2 delete-refs side-band-64k quiet"
 
 _BATCH = 512
 """Lines joined into one write: some 32 KiB."""
@@ -107,7 +105,14 @@ def _v0_capabilities(
     repo: Repository, snapshot: RefSnapshot, service: ServiceName, options: ServiceOptions, *, stateless: bool
 ) -> bytes:
     if service == "git-receive-pack":
-        return b"%b object-format=%b agent=%b" % (_RECEIVE_PACK, repo.format.name, options.agent)
+        words = [_RECEIVE_PACK]
+        if repo.config.get_bool("receive.advertiseAtomic", True):
+            words.append(b"atomic")
+        words.append(b"ofs-delta")
+        # git's default is off; hooks that don't look at the options lose nothing by their being offered
+        if repo.config.get_bool("receive.advertisePushOptions", True):
+            words.append(b"push-options")
+        return b"%b object-format=%b agent=%b" % (b" ".join(words), repo.format.name, options.agent)
     words = [_UPLOAD_PACK]
     if stateless:
         words.append(b"no-done")

@@ -207,7 +207,8 @@ def test_push_options_reach_the_hook(client: Git, work: Path, hosted: Hosted) ->
     assert "remote: 2:ci.skip:topic=a b" in result.stderr
 
 
-def test_push_options_are_off_by_default(client: Git, work: Path) -> None:
+def test_push_options_can_be_switched_off(client: Git, work: Path, hosted: Hosted) -> None:
+    client("config", "receive.advertisePushOptions", "false", cwd=hosted.path)
     commit_file(client, work, "new.txt", "new\n")
     assert "does not support push options" in client.fails("push", "-o", "x", "origin", "main", cwd=work)
 

@@ -120,6 +120,19 @@ def test_an_empty_repository_still_has_capabilities(
     assert not any(word.startswith(b"symref=") for word in capabilities_of(lines))
 
 
+@pytest.mark.parametrize(
+    ("setting", "capability"),
+    [("receive.advertiseAtomic", b"atomic"), ("receive.advertisePushOptions", b"push-options")],
+)
+def test_capabilities_that_config_can_switch_off(
+    git: Git, served: Served, setting: str, capability: bytes
+) -> None:
+    assert capability in capabilities_of(lines_of(served.path, RECEIVE, 0))
+    git("config", setting, "false", cwd=served.path)
+    assert capability not in capabilities_of(lines_of(served.path, RECEIVE, 0))
+    assert capability not in capabilities_of(backend(git, served.path, RECEIVE, 0))
+
+
 def test_detached_head_has_no_symref(served: Served) -> None:
     served.git("update-ref", "--no-deref", "HEAD", "main~1", cwd=served.path)
     lines = lines_of(served.path, UPLOAD, 0)
