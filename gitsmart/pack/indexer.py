@@ -225,6 +225,8 @@ class _Ingest:
         self._thin: list[bytes] = []  # raw oids of bases in the repository
         self._thin_places: dict[bytes, int] = {}
         self._index_of: dict[bytes, int] | None = None  # raw oid -> index; only for packs with REF_DELTAs
+        self._ref_bases: set[bytes] = set()  # raw oids that REF_DELTAs name
+        self._repeated: set[bytes] = set()  # raw oids of objects that came more than once
         self._awaiting_object: dict[int, list[int]] = {}
         self._awaiting_name: dict[bytes, list[int]] = {}
         # Facts, a set per type
@@ -256,6 +258,7 @@ class _Ingest:
         if not objects:
             checksum = self._trailer.digest()
         else:
+            self._check_bases(facts.own)
             checksum = self._complete(facts.own)
             self._write_files(checksum)
         return IngestedPack(checksum=to_hex(checksum), objects=objects, pack_bytes=received, facts=facts)
@@ -560,6 +563,7 @@ class _Ingest:
         self._done += 1
         own = self._own[kind]
         if raw_oid in own:
+            self._repeated.add(raw_oid)
             self._check_repeated(index, raw_oid)
             return
         own.add(raw_oid)
@@ -581,6 +585,7 @@ class _Ingest:
     def _add_delta(self, index: int, base_offset: int, base_name: bytes, delta: bytes) -> None:
         """Resolve a delta that has just arrived, or note what it waits for."""
         if base_name:
+            self._ref_bases.add(base_name)
             base = self._find_base(base_name)
             if base is None:
                 self._awaiting_name.setdefault(base_name, []).append(index)
@@ -871,6 +876,39 @@ class _Ingest:
                     outside[raw_oid] = kind
             self._wanted[kind].clear()
         return facts
+
+    def _check_bases(self, own: dict[bytes, int]) -> None:
+        """Make sure that whoever reads the pack later finds the bases that were used here.
+
+        A REF_DELTA names its base, and readers look the name up in the pack. A base taken out of the
+        repository may be in the pack as well, further on, as a delta itself: in the end on what builds on it.
+        Each of the two can be resolved here, and neither ever again: git itself goes round in that circle for
+        ever. Of an object that the pack has twice, readers may take either; git: builtin/index-pack.c
+        resolve_delta(), "duplicate base?".
+        """
+        for raw_oid in self._repeated & self._ref_bases:
+            raise PackError(f"a REF_DELTA's base is in the pack twice: {to_hex(raw_oid).decode()}")
+        inside = [raw_oid in own for raw_oid in self._thin]
+        if not any(inside):
+            return
+        index_of, parents = self._indexes(), self._parents
+        depths: dict[int, int] = {}  # index -> deltas down to a whole object, as they will be stored
+        for raw_oid, is_inside in zip(self._thin, inside, strict=True):
+            path: dict[int, None] = {}
+            at = index_of[raw_oid] if is_inside else _NO_BASE
+            while at >= 0 and at not in depths:
+                if at in path:
+                    raise PackError(f"delta cycle through {to_hex(raw_oid).decode()}")
+                path[at] = None
+                at = parents[at]
+                if at <= _THIN and inside[_THIN - at]:
+                    at = index_of[self._thin[_THIN - at]]
+            depth = depths.get(at, 0 if at <= _THIN else -1)
+            for index in reversed(path):
+                depth += 1
+                depths[index] = depth
+        if max(depths.values()) + max(self._depths) > self._limits.delta_depth:
+            raise LimitExceeded(f"delta chain is deeper than {self._limits.delta_depth}")
 
     def _complete(self, own: dict[bytes, int]) -> bytes:
         """Append the bases that the pack lacks, and give the pack's checksum.

@@ -434,6 +434,72 @@ def test_bases_that_come_later(directory: Path, nothing: ObjectStore, tmp_path: 
     assert seen[-1] == (79, 79)
 
 
+FIRST = b"a blob of some length, so that a delta is worth it" * 5
+SECOND = FIRST + b" and more"
+THIRD = SECOND + b" of it"
+
+
+def store_with(git: Git, path: Path, *texts: bytes) -> ObjectStore:
+    git("init", "-q", "--bare", path)
+    for text in texts:
+        git("hash-object", "-w", "--stdin", cwd=path, input=text.decode())
+    return ObjectStore(path / "objects", SHA1)
+
+
+def cut_delta(base: bytes, result: bytes) -> bytes:
+    return delta(len(base), len(result), copy(0, len(result)))
+
+
+@pytest.mark.parametrize("order", ["21", "12", "312", "231"])
+def test_bases_of_the_repository_that_build_on_the_pack(
+    directory: Path, git: Git, tmp_path: Path, order: str
+) -> None:
+    """Deltas in a circle can be resolved once while the objects are there otherwise, and never read again."""
+    store = store_with(git, tmp_path / "has.git", FIRST, SECOND, THIRD)
+    texts = {"1": FIRST, "2": SECOND, "3": THIRD}
+    build = Builder()
+    for text, base in zip(order, order[1:] + order[0], strict=True):
+        result, source = texts[text], texts[base]
+        is_longer = len(result) > len(source)
+        build.ref(
+            name_of(BLOB, source),
+            append_delta(source, result[len(source) :]) if is_longer else cut_delta(source, result),
+        )
+    with pytest.raises(PackError, match="delta cycle"):
+        ingest(build.pack(), directory, store)
+    assert list(directory.iterdir()) == []
+
+
+def test_base_of_the_repository_that_comes_later(directory: Path, git: Git, tmp_path: Path) -> None:
+    """git: t5309, "index-pack works with thin pack A->B->C with B on disk"."""
+    store = store_with(git, tmp_path / "has.git", FIRST, SECOND)
+    build = Builder()
+    build.ref(name_of(BLOB, SECOND), append_delta(SECOND, b" of it"))
+    build.ref(name_of(BLOB, FIRST), append_delta(FIRST, b" and more"))
+    with pytest.raises(LimitExceeded, match="deeper"):
+        ingest(build.pack(), directory, store, limits=IngestLimits(delta_depth=1))
+    done = ingest(build.pack(), directory, store, limits=IngestLimits(delta_depth=2))
+    assert done.facts.own == {name_of(BLOB, SECOND): BLOB, name_of(BLOB, THIRD): BLOB}
+    git("verify-pack", directory / f"pack-{done.checksum.decode()}.idx")
+
+
+@pytest.mark.parametrize("first_is_whole", [True, False])
+def test_base_that_is_there_twice(
+    directory: Path, git: Git, tmp_path: Path, nothing: ObjectStore, first_is_whole: bool
+) -> None:
+    """Readers may take the one that is a delta, in a circle; git index-pack refuses such packs."""
+    build = Builder()
+    if first_is_whole:
+        build.whole(BLOB, FIRST)
+    build.ref(name_of(BLOB, FIRST), append_delta(FIRST, b" and more"))
+    build.ref(name_of(BLOB, SECOND), cut_delta(SECOND, FIRST))
+    if not first_is_whole:
+        build.whole(BLOB, FIRST)
+    with pytest.raises(PackError, match="is in the pack twice"):
+        ingest(build.pack(), directory, nothing)
+    assert list(directory.iterdir()) == []
+
+
 def test_same_object_twice(directory: Path, nothing: ObjectStore, tmp_path: Path) -> None:
     """git takes such packs (but not with `--strict`), and so do we."""
     builder = Builder()
