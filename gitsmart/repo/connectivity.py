@@ -95,13 +95,16 @@ class _Check:
         if self.has_conflicts:
             return False
         commits = [oid for oid, kind in self.outside.items() if kind == COMMIT]
+        tags = [oid for oid, kind in self.outside.items() if kind == TAG]
+        if not self._are_all(self.store, commits, COMMIT) or not self._are_all(self.store, tags, TAG):
+            return False
         unreached = self._unreached(self.store, commits)
         if unreached is None:
             return False
         new_commits, edges = unreached
         need = {oid: kind for oid, kind in self.outside.items() if kind in (TREE, BLOB)}
         self._prove_by_trees_of([*edges, *(oid for oid in commits if oid not in set(new_commits))], need)
-        rest = [(oid, kind) for oid, kind in self.outside.items() if kind == TAG and oid not in self.ref_tips]
+        rest = [(oid, TAG) for oid in tags if oid not in self.ref_tips]
         rest += need.items()
         return self._walk_commits(self.store, new_commits) and self._walk(self.store, rest)
 
@@ -171,15 +174,32 @@ class _Check:
         wants = [oid for oid in commits if oid not in self.ref_tips]
         if not wants:
             return [], set()
+        if not self._are_all(objects, wants, COMMIT):
+            return None
         try:
-            for oid in wants:
-                if self._type(objects, oid) != COMMIT:
-                    return None
-            return walk_commits(
-                objects, wants, self._tips_as_commits(), boundary=self._shallow, tick=self._step
+            new, edges = walk_commits(
+                objects,
+                wants,
+                self._tips_as_commits(),
+                boundary=self._shallow,
+                client_shallow=self._shallow,  # what lies behind a ref's shallow commit, no ref vouches for
+                tick=self._step,
             )
         except (ObjectMissing, PackError):
             return None
+        # The walk reads commits from a cache that outlives them: a gc may have been here since
+        return (new, edges) if self._are_all(objects, new, COMMIT) else None
+
+    def _are_all(self, objects: ObjectStore, oids: Iterable[bytes], expected: int) -> bool:
+        """Whether these are there, of that type: a ref's tip may be a tag where a commit is expected."""
+        try:
+            for oid in oids:
+                self._step()
+                if self._type(objects, oid) != expected:
+                    return False
+        except (ObjectMissing, PackError):
+            return False
+        return True
 
     def _tips_as_commits(self) -> list[bytes]:
         if self._ref_commits is None:

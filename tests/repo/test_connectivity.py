@@ -222,3 +222,53 @@ def test_a_shallow_repository_s_own_border(scene: Scene, ingest: Ingest, git: An
     (scene.path / "shallow").write_bytes(border + b"\n")
     with scene.repo.begin_push() as push:
         assert push.unconnected([border]) == {}
+
+
+def test_what_lies_behind_a_ref_s_shallow_commit(scene: Scene, ingest: Ingest) -> None:
+    """No ref vouches for it: it may be there in parts, from before the repository became shallow."""
+    one = scene.git.commit(scene.path, {"one": b"1"}, "one")
+    two = scene.git.commit(scene.path, {"two": b"2"}, "two", one)
+    three = scene.git.commit(scene.path, scene.files, "three", two)
+    scene.git(scene.path, "update-ref", "refs/heads/main", three.decode())
+    (scene.path / "shallow").write_bytes(three + b"\n")
+    lost = scene.git(scene.path, "rev-parse", f"{two.decode()}:two").decode()
+    tree = scene.git(scene.path, "rev-parse", f"{scene.base.decode()}^{{tree}}")
+    who = b"author A <a> 1 +0000\ncommitter A <a> 1 +0000\n\nx\n"
+    tip = scene.make("commit", b"tree %b\nparent %b\n" % (tree, two) + who)
+    with scene.repo.begin_push() as push:
+        ingest(push, scene.pack(tip))
+        assert push.unconnected([tip]) == {}
+    (scene.path / "objects" / lost[:2] / lost[2:]).unlink()
+    with scene.repo.begin_push() as push:
+        ingest(push, scene.pack(tip))
+        assert push.unconnected([tip]) == {tip: MISSING}
+
+
+def test_a_ref_s_tip_of_the_wrong_type(scene: Scene, ingest: Ingest) -> None:
+    """That a ref holds it does not make it a commit, or a tag."""
+    who = b"author A <a> 1 +0000\ncommitter A <a> 1 +0000\n\nx\n"
+    annotated = scene.tag(scene.base, "commit")
+    scene.git(scene.client, "push", "-q", str(scene.path), f"{annotated.decode()}:refs/tags/t")
+    tree = scene.git(scene.client, "rev-parse", f"{scene.base.decode()}^{{tree}}")
+    scene.git(scene.path, "update-ref", "refs/tags/tree", tree.decode())
+    for tip in (
+        scene.make("commit", b"tree %b\nparent %b\n" % (tree, annotated) + who),
+        scene.make("commit", b"tree %b\nparent %b\n" % (tree, tree) + who),
+        scene.tag(scene.base, "tag"),
+        scene.tag(annotated, "commit"),
+    ):
+        with scene.repo.begin_push() as push:
+            ingest(push, scene.pack(tip))
+            assert push.unconnected([tip]) == {tip: MISSING}
+
+
+def test_a_commit_that_was_read_before_it_was_pruned(scene: Scene, ingest: Ingest) -> None:
+    one = scene.git.commit(scene.path, scene.files, "one")
+    two = scene.git.commit(scene.path, scene.files, "two", one)
+    tip = scene.commit({}, "tip", two)
+    for oid in (one, two):
+        scene.repo.objects.commit(to_raw(oid))
+    (scene.path / "objects" / one[:2].decode() / one[2:].decode()).unlink()
+    with scene.repo.begin_push() as push:
+        ingest(push, scene.pack(tip))
+        assert push.unconnected([tip]) == {tip: MISSING}
