@@ -51,7 +51,8 @@ class OwnedDirectory:
             path.mkdir(mode=0o700)
             try:
                 fd = _create_locked(path / "owner")
-            except FileNotFoundError:  # a sweeper saw the directory before it was anyone's
+            except (FileNotFoundError, BlockingIOError):  # a sweeper saw it before it was anyone's
+                shutil.rmtree(path, ignore_errors=True)
                 if attempt == 9:
                     raise
                 continue
@@ -62,6 +63,7 @@ class OwnedDirectory:
         self.path = path
         self._fds = [fd]
         self._source = os.fsencode(path / "owner")
+        self._source_fd = fd
         self._sources = 1
         self._claimed: dict[bytes, tuple[int, int]] = {}
 
@@ -72,19 +74,22 @@ class OwnedDirectory:
             FileExistsError: it exists.
             OSError: it can't be made; FileNotFoundError and NotADirectoryError tell of its directory.
         """
+        fd = self._source_fd
         try:
             os.link(self._source, target, follow_symlinks=False)
         except OSError as error:
             if error.errno == errno.EMLINK:
                 self._sources += 1
                 self._source = os.fsencode(self.path / f"owner-{self._sources}")
-                self._fds.append(_create_locked(Path(os.fsdecode(self._source))))
+                fd = self._source_fd = _create_locked(Path(os.fsdecode(self._source)))
+                self._fds.append(fd)
                 os.link(self._source, target, follow_symlinks=False)
             elif error.errno in _NO_LINKS:
-                self._fds.append(_create_locked(Path(os.fsdecode(target))))
+                fd = _create_locked(Path(os.fsdecode(target)))
+                self._fds.append(fd)
             else:
                 raise
-        self._claimed[target] = _inode(os.fstat(self._fds[-1]))
+        self._claimed[target] = _inode(os.fstat(fd))
 
     def release(self, target: bytes) -> None:
         """Remove a claimed file, if it is still the one that was made here."""
@@ -152,7 +157,7 @@ def _lock_dead_owners(path: Path) -> dict[tuple[int, int], int] | None:
                 path.rmdir()
             return None
         for name in names:
-            fd = _lock_if_dead(path / name)
+            fd = _lock_if_dead(path / name, or_empty=True)
             if fd is None:
                 raise BlockingIOError
             dead[_inode(os.fstat(fd))] = fd
@@ -163,14 +168,17 @@ def _lock_dead_owners(path: Path) -> dict[tuple[int, int], int] | None:
     return dead
 
 
-def _lock_if_dead(path: Path) -> int | None:
-    """A locked descriptor of a file that is ours and whose owner is gone, else None."""
+def _lock_if_dead(path: Path, *, or_empty: bool = False) -> int | None:
+    """A locked descriptor of a file that is ours and whose owner is gone, else None.
+
+    With `or_empty` also of one whose maker was killed before it wrote anything, or will find it taken.
+    """
     try:
         fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError:
         return None
     try:
-        if os.read(fd, len(MAGIC)) == MAGIC:
+        if (said := os.read(fd, len(MAGIC))) == MAGIC or (or_empty and not said):
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return fd
     except OSError:
@@ -256,6 +264,8 @@ def _create_locked(path: Path) -> int:
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not os.fstat(fd).st_nlink:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))  # swept meanwhile
         os.write(fd, MAGIC + b"process %d\n" % os.getpid())
     except BaseException:
         os.close(fd)

@@ -35,6 +35,7 @@ as with git's files backend; each of them is whole.
 """
 
 import contextlib
+import errno
 import os
 import random
 import re
@@ -110,6 +111,7 @@ class _Item:
     via: tuple[bytes, ...] = ()  # the symrefs passed
     result: str | None = None
     locks: list[bytes] = field(default_factory=list)
+    is_tried: bool = False  # directories may have been made for it
     current: bytes | None = None  # hex oid under the lock; None when missing
     is_loose: bool = False
     staged: bytes = b""  # the file with the new value; b"" when there is nothing to write
@@ -283,8 +285,9 @@ class RefTransaction:
                 for lock in item.locks:
                     self._owned.release(lock)
             for item in items:
-                if item.locks:
-                    self._remove_empty_parents(b"refs", item.name)
+                if item.is_tried:
+                    for name in (*item.via, item.name):
+                        self._remove_empty_parents(b"refs", name)
                     if item.result is not None or item.is_delete:
                         self._remove_empty_parents(b"logs/refs", item.name)
 
@@ -310,6 +313,7 @@ class RefTransaction:
 
     def _prepare(self, item: _Item) -> None:
         """Lock one ref, compare it, and write its new value aside."""
+        item.is_tried = True
         for name in (*item.via, item.name):
             lock = self._refs.path(name) + b".lock"
             self._lock_file(lock, self._ref_timeout_ms)
@@ -442,6 +446,9 @@ class RefTransaction:
             try:
                 self._replace_packed(packed_staged, steps)
             except OSError:
+                for undo in reversed(steps):
+                    undo()
+                steps.clear()
                 for item in deletes:
                     _undo(item)
                     item.result = FAILED_DELETE
@@ -458,8 +465,6 @@ class RefTransaction:
         try:
             for folder in sorted(self._with_parents(changed), reverse=True):
                 _fsync_directory(folder)
-            if packed_staged:
-                _fsync_directory(self._git_dir)
         except OSError:
             fail_all()
             return None
@@ -467,20 +472,23 @@ class RefTransaction:
 
     def _write(self, item: _Item) -> None:
         path = self._refs.path(item.name)
-        before = _read_or_none(path) if item.is_loose else None
+        before = self._keep(path) if item.is_loose else b""
         try:
             os.rename(item.staged, path)
         except IsADirectoryError:  # made for the lock of a ref below it, and empty again by now
             if not _remove_empty_tree(path):
                 raise
             os.rename(item.staged, path)
-        item.undo.append(lambda: self._put_back(path, before))
+        item.undo.append(lambda: os.rename(before, path) if before else os.unlink(path))
 
-    def _put_back(self, path: bytes, before: bytes | None) -> None:
-        if before is None:
-            os.unlink(path)
-        else:
-            os.rename(self._stage(before), path)
+    def _keep(self, path: bytes) -> bytes:
+        """Give a file a second name in the staging directory: putting it back must not need space."""
+        aside = self._staging_path()
+        try:
+            os.link(path, aside, follow_symlinks=False)
+        except OSError:  # no hard links here
+            return self._stage(_read_or_none(path) or b"")
+        return aside
 
     def _remove_loose(self, item: _Item) -> None:
         self._set_aside(item, self._refs.path(item.name))
@@ -505,6 +513,8 @@ class RefTransaction:
         os.chmod(staged, os.stat(path).st_mode & 0o7777)
         os.rename(staged, path)
         steps.append(lambda: os.rename(before, path))
+        # Before a loose file goes: else a power failure could bring back the older value that it hid here
+        _fsync_directory(self._git_dir)
 
     def _with_parents(self, folders: set[bytes]) -> set[bytes]:
         """The directories, and those above them up to `refs/`, that exist."""
@@ -524,8 +534,10 @@ class RefTransaction:
         while len(parts) > 1:
             try:
                 os.rmdir(b"/".join([prefix, *parts]))
-            except OSError:
-                return
+            except OSError as error:
+                # What a name is too long for was made down to there
+                if error.errno not in (errno.ENOENT, errno.ENAMETOOLONG):
+                    return
             parts.pop()
 
     # Reflogs

@@ -1,5 +1,6 @@
 """What killed servers leave is swept; what lives, or is not ours, stays."""
 
+import fcntl
 import os
 import signal
 import subprocess
@@ -171,6 +172,59 @@ def test_a_directory_killed_before_it_had_an_owner(root: RepositoryRoot) -> None
     empty.mkdir()
     root.sweep()
     assert not empty.exists()
+
+
+def test_a_directory_killed_before_its_owner_was_written(root: RepositoryRoot) -> None:
+    root.create("app")
+    for parent in (root.path / "app.git", root.path / "app.git" / "objects"):
+        (parent / f"{PREFIX}0123").mkdir()
+        (parent / f"{PREFIX}0123" / "owner").touch()
+    assert root.sweep() == 2
+    assert ours(root.path) == []
+
+
+@pytest.mark.parametrize("call", ["flock", "open"])
+def test_a_sweep_that_is_faster_than_the_owner(
+    root: RepositoryRoot, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    """Swept before, or just after, the owner file was made: the owner begins anew, in another directory."""
+    root.create("app")
+    path = root.path / "app.git"
+    module = os if call == "open" else fcntl
+    real = getattr(module, call)
+    swept = 0
+
+    def slow(*args: Any, **options: Any) -> Any:
+        nonlocal swept
+        if not swept and (call == "flock" or os.fspath(args[0]).endswith("owner")):
+            swept = 1
+            swept += root.sweep()
+        return real(*args, **options)
+
+    monkeypatch.setattr(module, call, slow)
+    owned = OwnedDirectory(path)
+    assert swept
+    assert ours(path) == [owned.path.name]
+    assert root.sweep() == 0
+    owned.close()
+    assert ours(path) == []
+
+
+def test_claims_on_two_file_systems(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.link
+
+    def link(source: Any, target: bytes, **options: Any) -> None:
+        if b"/far/" in target:
+            raise OSError(18, "Invalid cross-device link")
+        real(source, target, **options)
+
+    monkeypatch.setattr(os, "link", link)
+    (tmp_path / "far").mkdir()
+    owned = OwnedDirectory(tmp_path)
+    for name in ("1.lock", "far/2.lock", "3.lock"):
+        owned.claim(os.fsencode(tmp_path / name))
+    owned.close()
+    assert [found.name for found in tmp_path.rglob("*")] == ["far"]
 
 
 def test_a_keep_whose_directory_git_pruned(root: RepositoryRoot) -> None:

@@ -242,6 +242,92 @@ def test_atomic_is_undone_when_the_disk_fails(
     assert listing(fix.path) == before
 
 
+def test_atomic_is_undone_without_space(
+    fix: Fixture, listing: Listing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk is full from the middle of the transaction on: what was done can still be taken back."""
+    fix.set("refs/heads/a", fix.oids[0])
+    fix.set("refs/heads/b", fix.oids[0])
+    before = listing(fix.path)
+    real = os.open
+    is_full = False
+
+    def open_(path: Any, flags: int, *args: Any, **options: Any) -> int:
+        nonlocal is_full
+        is_full = is_full or bytes(path).endswith(b"/logs/refs/heads/b")
+        if is_full and flags & os.O_CREAT:
+            raise OSError(28, "No space left on device")
+        return real(path, flags, *args, **options)
+
+    fix.git(fix.path, "config", "core.logAllRefUpdates", "always")
+    before = listing(fix.path)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", open_)
+        results = fix.push(
+            ("refs/heads/a", fix.oids[0], fix.oids[1]),
+            ("refs/heads/b", fix.oids[0], fix.oids[1]),
+            atomic=True,
+        )
+    assert is_full
+    assert None not in results
+    after = listing(fix.path)
+    for name in ("logs", "logs/refs", "logs/refs/heads"):  # these are git's to keep
+        after.pop(name, None)
+    assert after == before
+
+
+def test_a_delete_is_durable_in_packed_refs_before_its_loose_file_goes(
+    fix: Fixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a power failure brings back the older, packed value."""
+    fix.set("refs/heads/a", fix.oids[0])
+    fix.git(fix.path, "pack-refs", "--all", "--no-prune")
+    fix.set("refs/heads/a", fix.oids[1])
+    seen: list[str] = []
+    rename, sync = os.rename, ref_transaction._fsync_directory
+
+    def renaming(source: Any, target: Any) -> None:
+        rename(source, target)
+        seen.append("loose goes" if source.endswith(b"/a") else os.path.basename(os.fsdecode(target)))
+
+    def syncing(path: bytes) -> None:
+        seen.append(f"sync {os.path.basename(os.fsdecode(path))}")
+        sync(path)
+
+    monkeypatch.setattr(os, "rename", renaming)
+    monkeypatch.setattr(ref_transaction, "_fsync_directory", syncing)
+    assert fix.push(("refs/heads/a", fix.oids[1], fix.zero)) == [None]
+    assert seen[:3] == ["packed-refs", "sync app.git", "loose goes"]
+    assert fix.get("refs/heads/a") == b""
+
+
+@pytest.mark.parametrize("nth", [1, 2])
+def test_a_packed_delete_is_undone_when_the_disk_fails(
+    fix: Fixture, listing: Listing, nth: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fix.set("refs/heads/a", fix.oids[0])
+    fix.git(fix.path, "pack-refs", "--all")
+    before = listing(fix.path)
+    calls = 0
+
+    def failing(path: bytes) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == nth:
+            raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(ref_transaction, "_fsync_directory", failing)
+    assert fix.push(("refs/heads/a", fix.oids[0], fix.zero)) == ["failed to delete"]
+    assert listing(fix.path) == before
+
+
+@pytest.mark.parametrize("name", ["refs/heads/deep/er/" + "n" * 252, "refs/heads/" + "deep/" * 900 + "n"])
+def test_a_name_that_is_too_long_leaves_no_directory(fix: Fixture, listing: Listing, name: str) -> None:
+    before = listing(fix.path)
+    assert fix.push((name, fix.zero, fix.oids[0])) == ["failed to update ref"]
+    assert listing(fix.path) == before
+
+
 def test_empty_directories_give_way_and_full_ones_do_not(fix: Fixture) -> None:
     (fix.path / "refs" / "heads" / "x" / "y" / "z").mkdir(parents=True)
     (fix.path / "refs" / "heads" / "full" / "y").mkdir(parents=True)
