@@ -32,9 +32,10 @@ _logger = logging.getLogger(__name__)
 
 # A directory that changed this shortly before it was listed may have changed again, unseen, within the same
 # tick of its file system's clock (4 ms or 10 ms on Linux): it is listed again.
-_RACY_NS = 100_000_000
-# ... and meanwhile it is listed this often at most.
-_RACY_PAUSE_NS = 10_000_000
+_RACY_NS = 20_000_000
+# A repack makes a handful of changes within a few milliseconds, and then none for as long as a pack takes.
+_LISTINGS = 50
+_LISTING_PAUSE_S = 0.004
 
 # git: object-file.c link_alt_odb_entry() allows five as well
 _ALTERNATES_DEPTH = 5
@@ -60,25 +61,29 @@ class _Watch:
     def __init__(self, path: Path) -> None:
         self._path = os.fspath(path)
         self._seen: tuple[int, int] | None = None
-        self._listed_ns = 0
-        self._racy = True
+        self.racy = True  # it may have changed since, or while it was listed, within the same tick
 
-    def look(self) -> tuple[int, int] | None:
-        """Return the state to list for, or None while the last listing still holds."""
+    def _state(self) -> tuple[int, int]:
         try:
             stat = os.stat(self._path)
-            state = (stat.st_mtime_ns, stat.st_ino)
         except OSError:
-            state = (0, 0)
-        if state == self._seen and (not self._racy or time.monotonic_ns() - self._listed_ns < _RACY_PAUSE_NS):
-            return None
-        return state
+            return (0, 0)
+        return (stat.st_mtime_ns, stat.st_ino)
+
+    def is_at(self, state: tuple[int, int]) -> bool:
+        """Whether nothing has changed since `look` gave `state`, as far as times tell."""
+        return self._state() == state
+
+    def look(self, *, again: bool = False) -> tuple[int, int] | None:
+        """Return the state to list for, or None while the last listing still holds, unless `again`."""
+        state = self._state()
+        return None if state == self._seen and not self.racy and not again else state
 
     def listed(self, state: tuple[int, int], before_ns: int) -> None:
         """Note that what `look` gave `state` for was listed; `before_ns` is the wall clock before it."""
         self._seen = state
-        self._racy = abs(before_ns - state[0]) < _RACY_NS
-        self._listed_ns = time.monotonic_ns()
+        # A time in the future is racy too: the clock was set back, and may come to that time again.
+        self.racy = before_ns - state[0] < _RACY_NS
 
 
 class LooseObject:
@@ -184,24 +189,31 @@ class _Directory:
             if self._large is large:
                 self._large = (pack, *(other for other in large if other is not pack))
 
-    def rescan(self) -> bool:
-        """List the pack directory again if it changed; tell whether it was listed."""
+    def rescan(self, *, surely: bool) -> None:
+        """List the pack directory again if it changed since it was listed, by whatever thread.
+
+        Every pack is known afterwards that was there before the call and still is. With `surely` so is every
+        object that was there all the time, whichever packs it was in: that may take some milliseconds while
+        the directory changes.
+        """
         if self._pack_watch.look() is None:
-            return False
+            return
         with self._lock:
             state = self._pack_watch.look()
-            if state is None:
-                # Another thread listed it meanwhile: that is as good.
-                return True
-            # A pack that goes between the listing and its opening has been replaced by one not listed: look
-            # again.
-            for _ in range(8):
+            # A listing during which the directory changed may lack both a pack that went and the one that
+            # took its place: it was read before the one came, or after the other had gone. A change within
+            # the clock's tick can't be seen, so then it is read again when the tick is over.
+            for _ in range(_LISTINGS):
+                if state is None:
+                    return
                 before_ns = time.time_ns()
-                if self._list_packs():
-                    break
-                state = self._pack_watch.look() or state
-            self._pack_watch.listed(state, before_ns)
-            return True
+                complete = self._list_packs()
+                self._pack_watch.listed(state, before_ns)
+                if complete and self._pack_watch.is_at(state) and not (surely and self._pack_watch.racy):
+                    return
+                time.sleep(_LISTING_PAUSE_S)
+                state = self._pack_watch.look(again=True)
+            _logger.warning("%s keeps changing while it is listed", self._pack_dir)
 
     def _list_packs(self) -> bool:
         known: dict[tuple[str, int, int, int], PackFile | None] = {}
@@ -337,7 +349,7 @@ class ObjectStore:
         """See packs that came, and let go of packs that went. Costs a stat for each directory if none did."""
         self._read_alternates()
         for directory in self._directories():
-            directory.rescan()
+            directory.rescan(surely=False)
 
     def _read_alternates(self) -> None:
         """Follow info/alternates (gitrepository-layout), as deep as git does; unreadable ones hold
@@ -384,7 +396,8 @@ class ObjectStore:
         Looks for new packs if the object is not there. An object that is only loose gives None.
         """
         found = self._find(raw_oid)
-        if found is None and self._rescan():
+        if found is None:
+            self._rescan()
             found = self._find(raw_oid)
         return found
 
@@ -397,10 +410,13 @@ class ObjectStore:
                     break
         return found
 
-    def _rescan(self) -> bool:
+    def _rescan(self) -> None:
+        """Look for packs that came. Whoever missed an object looks for it again afterwards, changes or not:
+        another thread may have seen them between the miss and now.
+        """
         self._read_alternates()
-        listed = [directory.rescan() for directory in self._directories()]
-        return any(listed)
+        for directory in self._directories():
+            directory.rescan(surely=True)
 
     def open_loose(self, raw_oid: bytes) -> LooseObject | None:
         """Open an object that is loose, for reading it in pieces; close it. None when there is none.
@@ -422,14 +438,16 @@ class ObjectStore:
         directories = self._directories()
         if any(directory.has_loose(raw_oid) for directory in directories):
             return True
-        return self._rescan() and self._find(raw_oid) is not None
+        self._rescan()
+        return self._find(raw_oid) is not None
 
     def contains_own(self, raw_oid: bytes) -> bool:
         """Tell whether an object is in this objects directory itself, not in an alternate nor in `over`."""
         own = self._own
         if own.locate(raw_oid) is not None or own.has_loose(raw_oid):
             return True
-        return own.rescan() and own.locate(raw_oid) is not None
+        own.rescan(surely=True)
+        return own.locate(raw_oid) is not None
 
     def present(self, raw_oids: Iterable[bytes]) -> set[bytes]:
         """Return those of `raw_oids` that are here. Looks for new packs once at most, whatever is missing."""
@@ -441,7 +459,8 @@ class ObjectStore:
             for raw_oid in wanted - found:
                 if any(directory.has_loose(raw_oid) for directory in directories):
                     found.add(raw_oid)
-            if len(found) < len(wanted) and self._rescan():
+            if len(found) < len(wanted):
+                self._rescan()
                 found.update(raw_oid for raw_oid in wanted - found if self._find(raw_oid) is not None)
         return found
 
@@ -475,7 +494,8 @@ class ObjectStore:
             if loose is not None:
                 loose.close()
                 return loose.type, loose.size
-            found = self._find(raw_oid) if self._rescan() else None
+            self._rescan()
+            found = self._find(raw_oid)
             if found is None:
                 raise ObjectMissing(hexlify(raw_oid).decode())
         pack, offset = found
@@ -502,7 +522,8 @@ class ObjectStore:
                             f"an object has {loose.size} bytes, more than the {limit_bytes} allowed"
                         )
                     return loose.type, b"".join(loose.pieces())
-            found = self._find(raw_oid) if self._rescan() else None
+            self._rescan()
+            found = self._find(raw_oid)
             if found is None:
                 raise ObjectMissing(hexlify(raw_oid).decode())
         pack, offset = found

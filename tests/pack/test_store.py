@@ -277,6 +277,67 @@ def test_many_small_packs_are_looked_up_at_once(new_history: Any) -> None:
         assert pack.oid_at(offset) == oid
 
 
+def test_a_pack_that_another_thread_saw_first(new_history: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between a miss and the look at the directory, somebody else's look has taken the new pack in."""
+    history = new_history()
+    history.grow(3, unpack=False)
+    store = history.store()
+    history.grow(3, unpack=False)
+    (tip,) = history.oids("refs/heads/c6")
+    find = ObjectStore._find
+
+    def beaten(self: ObjectStore, raw_oid: bytes) -> Any:
+        found = find(self, raw_oid)
+        monkeypatch.setattr(ObjectStore, "_find", find)
+        self.refresh()
+        return found
+
+    for look in (store.locate, store.type_of, store.read, store.__contains__):
+        store = history.store()
+        monkeypatch.setattr(ObjectStore, "_find", beaten)
+        assert look(tip)
+    monkeypatch.setattr(ObjectStore, "_find", beaten)
+    assert store.present([tip]) == {tip}
+
+
+@pytest.mark.parametrize("quick", [True, False], ids=["within-a-tick", "later"])
+def test_a_listing_that_saw_neither_the_old_nor_the_new_pack(
+    new_history: Any, monkeypatch: pytest.MonkeyPatch, quick: bool
+) -> None:
+    """As readdir may when it was past the new name as that came, and meets the old one gone."""
+    history = new_history()
+    history.grow(4, unpack=False)
+    history.git("repack", "-adq")
+    store = history.store()
+    (tip,) = history.oids("refs/heads/c4")
+    history.grow(1, unpack=False)
+    folder = history.path / "objects/pack"
+    stamp = os.stat(folder).st_mtime_ns
+    real, calls = os.scandir, 0
+
+    class Torn:
+        def __enter__(self) -> Any:
+            return iter(())
+
+        def __exit__(self, *_: object) -> None:
+            history.git("repack", "-adfq")
+            if quick:
+                os.utime(folder, ns=(stamp, stamp))
+
+    def scandir(path: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        return Torn() if calls == 1 else real(path)
+
+    assert b"\1" * 20 not in store
+    store.close()
+    monkeypatch.setattr(os, "scandir", scandir)
+    if quick:
+        monkeypatch.setattr(time, "time_ns", lambda: stamp + calls * 15_000_000)
+    assert store.type_of(tip) == COMMIT
+    assert calls > 1
+
+
 @pytest.mark.slow
 def test_readers_and_repacks_side_by_side(new_history: Any) -> None:
     history = new_history()
