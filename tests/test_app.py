@@ -3,6 +3,7 @@ application.
 """
 
 import json
+import os
 import re
 import signal
 import socket
@@ -131,6 +132,15 @@ def test_start_up_line_tells_who_may_do_what(start: Start, flags: list[str], wor
     )  # it listens already
     process.child.send_signal(signal.SIGTERM)
     assert process.wait() == 0
+
+
+def test_start_up_line_names_a_repository_that_can_be_cloned(start: Start) -> None:
+    (start.cwd / "repos" / "demo.git").rename(start.cwd / "repos" / "z.git")
+    latin_1 = os.fsencode(start.cwd / "repos") + b"/\xe4.git"
+    subprocess.run(["git", "init", "-q", "--bare", latin_1], check=True)
+    process = start.serve()
+    port = process.port()
+    assert process.line() == f"git clone http://127.0.0.1:{port}/z.git"
 
 
 def test_sigterm_lets_running_requests_end(start: Start) -> None:

@@ -3,7 +3,7 @@
 `_locate` is the only function that joins a peer's text and a path.
 
     name      = [ "/" ] segment *( "/" segment ) [ "/" ]    percent-decoded by httpd; "%" is literal
-    segment   : no control character, backslash, "." or ".."; no leading "-"; at most 255 bytes
+    segment   : UTF-8; no control character, backslash, "." or ".."; no leading "-"; at most 255 bytes
 
 For the name `N` these are tried in order, and the first that is a repository is it: `N`, `N/.git`, `N.git`;
 then, when N ends in `.git`, the name without it. A repository is a directory that git takes for one (HEAD,
@@ -57,10 +57,14 @@ class RepositoryRoot:
         """Serve the directory `path`, which must exist.
 
         Raises:
-            ConfigError: it is no directory.
+            ConfigError: it is no directory, or can't be read.
         """
-        if not path.is_dir():
-            raise ConfigError(f"repository root {str(path)!r} is not a directory")
+        try:
+            os.scandir(path).close()
+        except (FileNotFoundError, NotADirectoryError):
+            raise ConfigError(f"repository root {str(path)!r} is not a directory") from None
+        except OSError as error:
+            raise ConfigError(f"repository root {str(path)!r} can't be read: {error.strerror}") from None
         self.path = Path(os.path.realpath(path))
         self._handles: OrderedDict[Path, tuple[object, Repository]] = OrderedDict()
         self._lock = threading.Lock()
@@ -324,7 +328,8 @@ def _segments(name: str) -> list[str] | None:
         if segment in ("", ".", "..") or segment.startswith(("-", _CREATING)):
             return None
         try:
-            if len(os.fsencode(segment)) > 255:
+            # A directory whose name is not UTF-8 has surrogates here; no peer can send those
+            if len(segment.encode("utf-8")) > 255:
                 return None
         except UnicodeEncodeError:
             return None
@@ -341,7 +346,8 @@ def _is_git_dir(path: Path) -> bool:
         head = path / "HEAD"
         if head.is_symlink():
             return os.readlink(head).startswith("refs/")
-        with open(head, "rb") as file:
+        # Opening a FIFO would wait for its writer: a thread of ours, for ever
+        with open(os.open(head, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as file:
             data = file.read(256)
     except (OSError, ValueError):
         return False

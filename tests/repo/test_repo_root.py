@@ -262,3 +262,28 @@ def test_shallow_commits(root: RepositoryRoot) -> None:
     (root.path / "app.git" / "shallow").write_text("xyz\n")
     with pytest.raises(RepositoryUnusable, match="shallow"):
         repo.shallow()
+
+
+def test_a_fifo_is_no_head_and_no_config(root: RepositoryRoot) -> None:
+    for name, part in (("head.git", "HEAD"), ("config.git", "config")):
+        root.create(name)
+        (root.path / name / part).unlink()
+        os.mkfifo(root.path / name / part)
+    assert list(root.names()) == ["config.git"]  # and neither waits for ever
+    with pytest.raises(RepositoryNotFound):
+        root.open("head.git")
+    assert root.open("config.git").config.get_bool("http.receivepack") is None
+
+
+def test_a_directory_whose_name_is_not_utf_8_has_no_name(root: RepositoryRoot, git: Any) -> None:
+    git(root.path, "init", "-q", "--bare", os.fsdecode(b"\xe4.git"))
+    assert list(root.names()) == []
+
+
+def test_a_root_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: object) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(os, "scandir", refuse)  # the tests may run as root, who may read everything
+    with pytest.raises(ConfigError, match="can't be read: Permission denied"):
+        RepositoryRoot(tmp_path)
