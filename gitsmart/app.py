@@ -222,6 +222,8 @@ async def _drain(site: Site, server: HTTPServer, at_once: asyncio.Event) -> None
 def _bind(host: str, port: int) -> list[socket.socket]:
     try:
         return bind_sockets(port, host)
+    except UnicodeError:  # socket.getaddrinfo: no DNS label is empty, or longer than 63 bytes
+        raise CannotListen(f"can't listen on {host}:{port}: not a host name") from None
     except OSError as error:
         reason = error.strerror or str(error)
         raise CannotListen(f"can't listen on {host}:{port}: {reason.lower()}") from None

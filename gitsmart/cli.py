@@ -7,6 +7,7 @@ gitsmart list [ROOT] [--config FILE]
 """
 
 import argparse
+import io
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -75,6 +76,8 @@ def make_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names can be more than the terminal can show
     arguments = make_parser().parse_args(argv)
     try:
         settings = config.load(arguments.config, _flags(arguments))

@@ -86,6 +86,7 @@ def test_root_comes_from_the_config_file_or_the_working_directory(
             ["serve", "--port", "70000"], 2, "gitsmart: --port is 70000; allowed: an integer", id="port"
         ),
         pytest.param(["serve", "--host", "256.1.1.1"], 1, "gitsmart: can't listen on 256.1.1.1:", id="host"),
+        pytest.param(["serve", "--host", "a..b"], 1, "gitsmart: can't listen on a..b:", id="host-name"),
     ],
 )
 def test_errors_are_one_clear_line(
@@ -115,6 +116,16 @@ def test_errors_are_one_clear_line(
     assert out == ""
     assert err.startswith(message)
     assert err.count("\n") == 1
+
+
+def test_names_that_the_terminal_cannot_show(tmp_path: Path) -> None:
+    cli.main(["init", "grün", "--root", str(tmp_path)])
+    ran = subprocess.run(
+        [sys.executable, "-m", "gitsmart", "list", str(tmp_path)],
+        env={"PYTHONIOENCODING": "ascii", "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+    )
+    assert (ran.stdout, ran.stderr, ran.returncode) == (b"gr\\xfcn.git\n", b"", 0)
 
 
 def test_port_in_use(tmp_path: Path) -> None:
