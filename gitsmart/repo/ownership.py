@@ -171,14 +171,15 @@ def _lock_dead_owners(path: Path) -> dict[tuple[int, int], int] | None:
 def _lock_if_dead(path: Path, *, or_empty: bool = False) -> int | None:
     """A locked descriptor of a file that is ours and whose owner is gone, else None.
 
-    With `or_empty` also of one whose maker was killed before it wrote anything, or will find it taken.
+    With `or_empty` also of one whose maker was killed before it had written that, or will find it taken.
     """
     try:
         fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError:
         return None
     try:
-        if (said := os.read(fd, len(MAGIC))) == MAGIC or (or_empty and not said):
+        said = os.read(fd, len(MAGIC))
+        if said == MAGIC or (or_empty and MAGIC.startswith(said)):
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return fd
     except OSError:

@@ -179,7 +179,9 @@ def test_a_directory_killed_before_its_owner_was_written(root: RepositoryRoot) -
     for parent in (root.path / "app.git", root.path / "app.git" / "objects"):
         (parent / f"{PREFIX}0123").mkdir()
         (parent / f"{PREFIX}0123" / "owner").touch()
-    assert root.sweep() == 2
+        (parent / f"{PREFIX}4567").mkdir()
+        (parent / f"{PREFIX}4567" / "owner").write_bytes(MAGIC[:20])
+    assert root.sweep() == 4
     assert ours(root.path) == []
 
 
