@@ -51,9 +51,9 @@ from gitsmart.repo.refs import PackedRefs, RefState, RefStore, is_safe_ref
 
 __all__ = ["FAILED_UPDATE", "RefTransaction", "RefUpdate", "ReflogIdentity"]
 
-# Gitaly's choices; git's own defaults are 100 ms and 1 s. A lock is held for a few milliseconds
+# git's default for packed-refs, ten times its 100 ms for other refs. A lock is held for a few milliseconds
 REF_TIMEOUT_MS = 1_000
-PACKED_TIMEOUT_MS = 10_000
+PACKED_TIMEOUT_MS = 1_000
 _LONGEST_TIMEOUT_MS = 60_000  # for "wait for ever", which git writes as -1
 _VANISHED_LIMIT = 100  # times that a directory may go between making it and using it
 
@@ -367,14 +367,9 @@ class RefTransaction:
         vanished = 0
         while True:
             try:
-                os.makedirs(os.path.dirname(lock), exist_ok=True)
-            except (FileExistsError, NotADirectoryError):
+                _make_directories(os.path.dirname(lock))
+            except NotADirectoryError:
                 raise _FailedError(NAME_CONFLICT) from None  # a ref is where a directory should be
-            except FileNotFoundError:
-                vanished += 1
-                if vanished > _VANISHED_LIMIT:
-                    raise
-                continue
             try:
                 self._owned.claim(lock)
                 return
@@ -573,7 +568,7 @@ class RefTransaction:
                 fd = os.open(path, flags | os.O_CREAT, 0o666)
                 break
             except FileNotFoundError:
-                os.makedirs(os.path.dirname(path), exist_ok=True)
+                _make_directories(os.path.dirname(path))
             except IsADirectoryError:
                 if not _remove_empty_tree(path) or attempt == 4:
                     raise
@@ -598,8 +593,32 @@ def _undo(item: _Item) -> None:
 
 
 def _rename_back(aside: bytes, path: bytes) -> None:
-    os.makedirs(os.path.dirname(path), exist_ok=True)
+    _make_directories(os.path.dirname(path))
     os.rename(aside, path)
+
+
+def _make_directories(path: bytes) -> None:
+    """Make a directory and those above it, while others remove empty ones.
+
+    Raises:
+        NotADirectoryError: a file is where one of them should be.
+        FileNotFoundError: it was removed as often as it was made.
+    """
+    for _ in range(_VANISHED_LIMIT):
+        try:
+            os.makedirs(path, exist_ok=True)
+            return
+        except FileNotFoundError:
+            pass  # one above it went between two steps of ours
+        except FileExistsError:
+            # Something is there and is no directory; or it was one, and is gone by now: `git pack-refs` and
+            # other pushes remove directories that they leave empty. Only a look at what is there now tells.
+            above = path
+            while above and not os.path.lexists(above):
+                above = os.path.dirname(above)
+            if not os.path.isdir(above):
+                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR)) from None
+    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
 
 
 def _timeout(value_ms: int) -> int:

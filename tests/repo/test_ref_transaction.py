@@ -1,5 +1,6 @@
 """Ref updates beside git's own: what git sees afterwards, what it would have said, and races with it."""
 
+import errno
 import os
 import subprocess
 import threading
@@ -562,3 +563,21 @@ def test_directories_that_come_and_go(fix: Fixture) -> None:
             assert set(results) == {None}
     assert not (fix.path / "refs" / "heads" / "team").exists()
     assert fix.leftovers() == []
+
+
+def test_a_directory_that_goes_while_it_is_made(fix: Fixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """mkdir says that it exists, and then `git pack-refs` has removed it: that is no conflict of names."""
+    real = os.makedirs
+    left = 3
+
+    def makedirs(path: bytes, exist_ok: bool = False) -> None:
+        nonlocal left
+        if left and b"/team" in os.fsencode(path):
+            left -= 1
+            raise FileExistsError(errno.EEXIST, "File exists", path)
+        real(path, exist_ok=exist_ok)
+
+    monkeypatch.setattr(os, "makedirs", makedirs)
+    assert fix.push(("refs/heads/team/one", fix.zero, fix.oids[0])) == [None]
+    assert left == 0
+    assert fix.get("refs/heads/team/one") == fix.oids[0]
