@@ -191,8 +191,13 @@ class Handler(RequestHandler):
         for name, value in answer.headers:
             self.set_header(name, value)
         body = answer.text.encode() + b"\n"
-        self.bytes_out += len(body)
+        self.note_sent(body)
         self.finish(body)
+
+    def note_sent(self, data: bytes) -> None:
+        """Count `data` as sent, for the log: HEAD has all of a response but this."""
+        if self.request.method != "HEAD":
+            self.bytes_out += len(data)
 
     def response_began(self) -> bool:
         """Whether the status line is on its way."""
@@ -251,7 +256,7 @@ class Handler(RequestHandler):
             "id": self.request_id,
             "address": self.address(),
             "user": self.user,
-            "method": self.request.method,
+            "method": shorten(self.request.method or "-"),
             **self.fields,
             "status": status,
             "in": self.bytes_in,
@@ -274,6 +279,10 @@ class NotFound(Handler):
 
     def prepare(self) -> None:
         raise HTTPError(404)
+
+    def send_error(self, status_code: int = 500, **kwargs: Any) -> None:
+        """Answer 404, also to methods that Tornado itself turns down: there is nothing that knows any."""
+        super().send_error(404)
 
 
 def shorten(text: str) -> str:

@@ -193,7 +193,7 @@ class SmartHandler(Handler):
         """Hand a piece of the response to the connection, and wait until the socket has it."""
         if last and not self.response_began():
             self.set_header("Content-Length", str(len(data)))
-        self.bytes_out += len(data)
+        self.note_sent(data)
         self.write(data)
         try:
             await self.flush()

@@ -16,7 +16,7 @@ from typing import Literal, TextIO
 
 __all__ = ["JsonFormatter", "TextFormatter", "configure"]
 
-_BARE = re.compile(r'[^\s"=\\\x00-\x1f\x7f-\xa0\ud800-\udfff\u2028\u2029]+')
+_BARE = re.compile(r'[^\s"=\\]+')
 
 
 def _time(record: logging.LogRecord) -> str:
@@ -38,24 +38,31 @@ def _text(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.3f}"
     text = str(value)
-    if text != "-" and _BARE.fullmatch(text):
+    # Not printable are also the characters that reorder or hide what a terminal shows (U+202E, U+200B)
+    if text != "-" and text.isprintable() and _BARE.fullmatch(text):
         return text
     return json.dumps(text)
 
 
+def _escaped(text: str) -> str:
+    """Escape what could end a line, or hide or reorder it on a terminal; unlike a field it has no quotes."""
+    return "".join(c if c.isprintable() and c != "\\" else json.dumps(c)[1:-1] for c in text)
+
+
 class TextFormatter(logging.Formatter):
-    """One line a record (a traceback follows on lines of its own), `key=value` fields at its end."""
+    """One line a record (a traceback follows, indented), `key=value` fields at its end."""
 
     def format(self, record: logging.LogRecord) -> str:
         parts = [_time(record), record.levelname, record.name]
         message = record.getMessage()
         if message:
-            # a text, not a field: only what could end the line or hide it is escaped
-            parts.append(json.dumps(message, ensure_ascii=False)[1:-1].replace('\\"', '"'))
+            parts.append(_escaped(message))
         parts += [f"{key}={_text(value)}" for key, value in _fields(record).items()]
         line = " ".join(parts)
         if record.exc_info:
-            line += "\n" + self.formatException(record.exc_info)
+            # Indented, so that no exception's text can pass for a line of ours
+            for row in self.formatException(record.exc_info).split("\n"):
+                line += "\n    " + _escaped(row)
         return line
 
 

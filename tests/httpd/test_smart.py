@@ -257,6 +257,15 @@ def test_services_get_version_actor_and_options(harness: Harness, services: Serv
     assert first["id"] != second["id"]
 
 
+def test_the_log_line_of_head_has_no_body(harness: Harness, log: Log) -> None:
+    async def test(server: Running) -> None:
+        await server.request("HEAD", "/demo.git/info/refs?service=git-upload-pack")
+        await server.request("HEAD", "/none.git/info/refs?service=git-upload-pack")
+
+    harness.run(test)
+    assert [(line["status"], line["out"]) for line in log.lines()] == [(200, 0), (404, 0)]
+
+
 @pytest.mark.parametrize(
     ("coding", "encode"),
     [("gzip", gzip.compress), ("x-gzip", gzip.compress), ("GZIP", gzip.compress), ("deflate", zlib.compress),

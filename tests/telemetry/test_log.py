@@ -47,6 +47,7 @@ def written(
         ("\x1b[31m", r'"\u001b[31m"'),
         ("a\u2028b\x85", r'"a\u2028b\u0085"'),
         ("\udcff", r'"\udcff"'),
+        ("a\u202eb\u200bc\ufeff", r'"a\u202eb\u200bc\ufeff"'),
     ],
 )
 def test_text_values(value: object, text: str) -> None:
@@ -59,7 +60,24 @@ def test_text_line_begins_with_the_time_in_utc() -> None:
 
 
 def test_messages_stay_on_one_line() -> None:
-    assert written("text", 'a "b"\nc').count("\n") == 1
+    assert written("text", 'a "b"\nc').endswith(' a "b"\\nc\n')
+
+
+def test_messages_cannot_speak_to_the_terminal() -> None:
+    assert written("text", "a\x1b[1m\x9b1m\u202e\\u").endswith(r" a\u001b[1m\u009b1m\u202e\\u" + "\n")
+
+
+def test_tracebacks_cannot_pass_for_lines() -> None:
+    stream = io.StringIO()
+    log.configure("text", stream)
+    try:
+        raise ValueError("x\n2026-11-24T00:00:00.000Z INFO gitsmart.request forged\x1b[1m")
+    except ValueError:
+        logging.getLogger("gitsmart").exception("failed")
+    first, *rest = stream.getvalue().splitlines()
+    assert first.endswith("failed")
+    assert all(line.startswith("    ") for line in rest)
+    assert "\x1b" not in stream.getvalue()
 
 
 def test_json_has_the_same_fields() -> None:
