@@ -28,7 +28,7 @@ from gitsmart import config as configuration
 from gitsmart.access.credentials import HtpasswdFile
 from gitsmart.access.rules import Anonymous
 from gitsmart.config import Config
-from gitsmart.errors import Disconnected, GitsmartError
+from gitsmart.errors import ConfigError, Disconnected, GitsmartError
 from gitsmart.httpd.connection import HTTPServer
 from gitsmart.httpd.handler import NotFound, Site
 from gitsmart.httpd.routes import GIT_ROUTES, SERVER_ROUTES, rules
@@ -77,6 +77,8 @@ def git_routes(
     Raises:
         ConfigError: `root` is no directory, or an argument or the htpasswd file is not as it should be.
     """
+    if prefix and not prefix.startswith("/"):
+        raise ConfigError(f'prefix is {prefix!r}; allowed: "", or a path that begins with a slash')
     config = _config_of(root, anonymous, htpasswd)
     return rules(GIT_ROUTES, _make_site(config, loopback=False), prefix=prefix.rstrip("/"))
 

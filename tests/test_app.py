@@ -220,6 +220,22 @@ def code_block() -> str:
     return match[1]
 
 
+@pytest.mark.parametrize("method", ["GET", "POST", "PROPFIND", "X" * 1000])
+def test_where_there_is_nothing_no_method_is_known(start: Start, method: str) -> None:
+    process = start.serve()
+    with connect(process.port()) as client:
+        client.sendall(f"{method} /nothing HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+        with client.makefile("rb") as reply:
+            head = reply.read().partition(b"\r\n\r\n")[0]
+    assert head.startswith(b"HTTP/1.1 404 ")
+    assert b"Allow" not in head
+    process.child.terminate()
+    assert process.wait() == 0
+    (line,) = [line for line in process.log().splitlines() if "gitsmart.request" in line]
+    assert f" method={method[:200]}" in line
+    assert len(line) < 600
+
+
 @pytest.mark.parametrize("server", ["gitsmart.HTTPServer", "tornado.httpserver.HTTPServer"])
 def test_routes_in_an_application_of_somebody_elses(start: Start, server: str) -> None:
     """The page's program, as it stands; and under Tornado's own server."""
@@ -269,6 +285,8 @@ def test_arguments_of_the_api_are_checked(tmp_path: Path) -> None:
         gitsmart.create_app(tmp_path / "none")
     with pytest.raises(ConfigError, match="anonymous is 'all'; allowed"):
         gitsmart.git_routes(tmp_path, anonymous="all")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="prefix is 'git'; allowed"):
+        gitsmart.git_routes(tmp_path, prefix="git")
     assert len(gitsmart.git_routes(str(tmp_path), prefix="/git/")) == 2
     assert set(gitsmart.__all__) <= set(dir(gitsmart)) | {"Config", "HTTPServer", "create_app", "git_routes"}
     with pytest.raises(AttributeError):
