@@ -1,11 +1,11 @@
 """Whose is this file? So that what a killed server left can be removed, and nothing else.
 
-A push owns a directory, `objects/tmp_objdir-incoming-gs<random>` (git prune knows that name and removes it
-after two weeks whatever happens), and while its refs are written another of that name in the repository's
-own directory, where no git prune looks. In each lies the file `owner`: it begins with a magic line and is
-locked with flock(2) from its creation to the push's end. Every other file that a push puts into the
-repository for the time being, `x.lock` beside a ref and `pack-x.keep` beside a pack, is a hard link to that
-file. So each of them tells on its own
+A push owns a directory, `objects/incoming-gitsmart-<random>`, and while its refs are written another of that
+name in the repository's own directory. (Not `tmp_objdir-incoming-...` as git's: whatever begins with `tmp_` a
+`git prune --expire=now` removes, from under a push that is under way.) In each lies the file `owner`: it
+begins with a magic line and is locked with flock(2) from its creation to the push's end. Every other file
+that a push puts into the repository for the time being, `x.lock` beside a ref and `pack-x.keep` beside a
+pack, is a hard link to that file. So each of them tells on its own
 
     that it is ours          by its first line, or by being the same inode as the owner file
     that its server lives    by the lock, which the kernel drops with the process, however it ended
@@ -36,7 +36,7 @@ __all__ = ["OwnedDirectory", "sweep_repository"]
 
 log = logging.getLogger(__name__)
 
-PREFIX = "tmp_objdir-incoming-gs"
+PREFIX = "incoming-gitsmart-"
 MAGIC = b"gitsmart owns this file while it is locked with flock(2)\n"
 _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EXDEV, errno.EACCES}
 

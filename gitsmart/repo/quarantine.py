@@ -2,7 +2,7 @@
 
     ingest -> unconnected -> (pre-receive) -> migrate -> (update) -> commit -> close
       |                                         |                      |
-      |  objects/tmp_objdir-incoming-gs...      |  objects/pack        |  refs
+      |  objects/incoming-gitsmart-...         |  objects/pack        |  refs
       |  a hook sees it through `environ`       |  pack held by .keep  |  .keep goes after them
 
 Leaving the context (or `close`) removes all that was not migrated, whatever happened. A crash leaves the

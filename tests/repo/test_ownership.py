@@ -85,7 +85,7 @@ def ours(path: Path) -> list[str]:
     return [
         str(found.relative_to(path))
         for found in path.rglob("*")
-        if found.suffix in (".lock", ".keep") or found.name.startswith("tmp_")
+        if found.suffix in (".lock", ".keep") or found.name.startswith(("tmp_", PREFIX))
     ]
 
 
