@@ -35,7 +35,6 @@ _logger = logging.getLogger(__name__)
 _RACY_NS = 20_000_000
 # A repack makes a handful of changes within a few milliseconds, and then none for as long as a pack takes.
 _LISTINGS = 50
-_LISTING_PAUSE_S = 0.004
 
 # git: object-file.c link_alt_odb_entry() allows five as well
 _ALTERNATES_DEPTH = 5
@@ -193,25 +192,30 @@ class _Directory:
         """List the pack directory again if it changed since it was listed, by whatever thread.
 
         Every pack is known afterwards that was there before the call and still is. With `surely` so is every
-        object that was there all the time, whichever packs it was in: that may take some milliseconds while
-        the directory changes.
+        object that was there all the time, whichever packs it was in.
         """
         if self._pack_watch.look() is None:
             return
         with self._lock:
             state = self._pack_watch.look()
             # A listing during which the directory changed may lack both a pack that went and the one that
-            # took its place: it was read before the one came, or after the other had gone. A change within
-            # the clock's tick can't be seen, so then it is read again when the tick is over.
+            # took its place: it was read before the one came, and after the other had gone. Where times
+            # can't tell that nothing changed, a second listing with the same packs does: it began when that
+            # pack had come, and packs don't go again within two listings.
+            before: frozenset[object] | None = None
             for _ in range(_LISTINGS):
                 if state is None:
                     return
                 before_ns = time.time_ns()
                 complete = self._list_packs()
                 self._pack_watch.listed(state, before_ns)
-                if complete and self._pack_watch.is_at(state) and not (surely and self._pack_watch.racy):
-                    return
-                time.sleep(_LISTING_PAUSE_S)
+                if complete:
+                    if not surely or (self._pack_watch.is_at(state) and not self._pack_watch.racy):
+                        return
+                    after = frozenset(self._known)
+                    if after == before:
+                        return
+                    before = after
                 state = self._pack_watch.look(again=True)
             _logger.warning("%s keeps changing while it is listed", self._pack_dir)
 
