@@ -26,8 +26,10 @@ class NewCommit:
         return self.old, self.oid, "refs/heads/main"
 
 
-def new_commit(git: Git, repo: Path, marker: str, *, content: bytes = b"") -> NewCommit:
-    """A commit with a new file, made without touching the repository."""
+def new_commit(
+    git: Git, repo: Path, marker: str, *, content: bytes = b"", parent: str | None = None
+) -> NewCommit:
+    """A commit with a new file, on `main` or on `parent`, made without touching the repository."""
     old = refs(repo)["refs/heads/main"]
     blob = f"{marker}\n".encode() + content
     entries = []
@@ -37,7 +39,7 @@ def new_commit(git: Git, repo: Path, marker: str, *, content: bytes = b"") -> Ne
         entries.append((mode.lstrip("0"), name, oid))
     entries.append(("100644", f"zz-{marker}", rawpush.oid_of("blob", blob)))
     tree = rawpush.tree_object(entries)
-    commit = rawpush.commit_object(rawpush.oid_of("tree", tree), [old], marker)
+    commit = rawpush.commit_object(rawpush.oid_of("tree", tree), [parent or old], marker)
     objects = {
         rawpush.oid_of(kind, data): (kind, data)
         for kind, data in [("commit", commit), ("tree", tree), ("blob", blob)]

@@ -163,7 +163,10 @@ def test_maintenance_loses_nothing(
         old, n = ZERO, 0
         while time.monotonic() < deadline:
             n += 1
-            commit = new_commit(git, hosted.path, f"{number}-{n}", content=random.randbytes(3000))
+            # On the one before: a repack drops what no ref reaches, and a clone that has seen it then fails
+            parent = None if old == ZERO else old
+            marker = f"{number}-{n}"
+            commit = new_commit(git, hosted.path, marker, content=random.randbytes(3000), parent=parent)
             commands = [(old, commit.oid, name)]
             # and one that comes and goes, so that packed refs are rewritten; its objects never go
             commands.append((ZERO, main, f"{name}-extra") if n % 2 else (main, ZERO, f"{name}-extra"))
