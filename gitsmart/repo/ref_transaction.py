@@ -434,12 +434,20 @@ class RefTransaction:
                 _undo(item)
                 if atomic:
                     return fail_all()
-        deletes = [item for item in items if item.is_delete and done(item)]
-        for item in deletes:
+        planned = [item for item in items if item.is_delete]
+        for item in planned:
             self._attempt(item, self._remove_log)
+            if not done(item):
+                _undo(item)
+                if atomic:
+                    return fail_all()
+        deletes = [item for item in planned if done(item)]
         if packed_staged and deletes:
             try:
-                self._replace_packed(packed_staged, steps)
+                if len(deletes) < len(planned):  # what can't be deleted after all stays in packed-refs
+                    packed_staged = self._stage_packed(deletes)
+                if packed_staged:
+                    self._replace_packed(packed_staged, steps)
             except OSError:
                 for undo in reversed(steps):
                     undo()
@@ -486,6 +494,8 @@ class RefTransaction:
         return aside
 
     def _remove_loose(self, item: _Item) -> None:
+        if not item.is_loose:  # and under its lock nobody has made it so since
+            return
         self._set_aside(item, self._refs.path(item.name))
 
     def _remove_log(self, item: _Item) -> None:

@@ -322,6 +322,35 @@ def test_a_packed_delete_is_undone_when_the_disk_fails(
     assert listing(fix.path) == before
 
 
+@pytest.mark.parametrize("nth", range(1, 7))
+def test_each_delete_tells_the_truth_when_the_disk_fails(
+    fix: Fixture, nth: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The nth rename fails: of a log, of packed-refs, of a loose file."""
+    names = ["refs/heads/both", "refs/heads/loose", "refs/heads/packed"]
+    fix.set(names[0], fix.oids[0])
+    fix.set(names[2], fix.oids[1])
+    fix.git(fix.path, "pack-refs", "--all")
+    fix.set(names[0], fix.oids[1])
+    fix.set(names[1], fix.oids[1])
+    real, calls = os.rename, 0
+
+    def failing(source: Any, target: Any) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == nth:
+            raise OSError(5, "Input/output error")
+        real(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rename", failing)
+        results = fix.push(*[(name, fix.oids[1], fix.zero) for name in names])
+    assert calls >= nth
+    assert "failed to delete" in results
+    for name, result in zip(names, results, strict=True):
+        assert fix.get(name) == (b"" if result is None else fix.oids[1])
+
+
 @pytest.mark.parametrize("name", ["refs/heads/deep/er/" + "n" * 252, "refs/heads/" + "deep/" * 900 + "n"])
 def test_a_name_that_is_too_long_leaves_no_directory(fix: Fixture, listing: Listing, name: str) -> None:
     before = listing(fix.path)
