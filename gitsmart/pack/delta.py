@@ -8,6 +8,7 @@ What a delta claims is checked before it is believed: both sizes against the bas
 result against the sum of its instructions, before memory is taken for it.
 """
 
+import importlib
 from collections.abc import Callable, Iterator
 from typing import Final
 
@@ -15,11 +16,9 @@ from gitsmart.errors import LimitExceeded, PackError
 
 _native: "Callable[[bytes, bytes], list[bytes]] | None" = None
 try:
-    from dulwich import _pack  # type: ignore[attr-defined]
+    _native = importlib.import_module("dulwich._pack").apply_delta  # it has no type stubs
 except ImportError:  # dulwich without its Rust extension
     pass
-else:
-    _native = _pack.apply_delta
 
 __all__ = ["apply_delta", "delta_sizes", "iter_instructions"]
 

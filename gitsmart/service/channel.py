@@ -2,8 +2,8 @@
 
     request body  -> Channel.read  -> service -> Channel.write -> response body
 
-A service runs in a worker, blocks freely, and meets its peer only here. `workers.py` makes the channel of an HTTP
-request; tests make one from two byte strings.
+A service runs in a worker, blocks freely, and meets its peer only here. `workers.py` makes the channel of an
+HTTP request; tests make one from two byte strings.
 """
 
 from typing import Protocol
@@ -26,10 +26,10 @@ class Channel(Protocol):
         ...
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
-        """Send `data`; wait while the response pipe is full. The caller may reuse `data`'s buffer on return.
+        """Send `data`; wait while the response pipe is full. `data`'s buffer may be reused on return.
 
-        Small writes are gathered until `flush`, or until enough have come. While keepalive is on, every write holds
-        whole pkt-lines, so that a keepalive never lands inside one.
+        Small writes are gathered until `flush`, or until enough have come. While keepalive is on, every write
+        holds whole pkt-lines, so that a keepalive never lands inside one.
 
         Raises:
             Disconnected: the peer has gone, or has not read for too long.
@@ -37,11 +37,11 @@ class Channel(Protocol):
         ...
 
     def flush(self) -> None:
-        """Hand all that was written to the network now. Call it before a phase that may be silent for a while."""
+        """Hand all that was written to the network now: before a phase that may be silent for a while."""
         ...
 
     def check(self) -> None:
-        """Raise `Disconnected` if the peer has gone. Cheap: call it in long loops that neither read nor write."""
+        """Raise `Disconnected` if the peer has gone. Cheap: for long loops that neither read nor write."""
         ...
 
     def keepalive(self, packet: bytes, interval_s: float) -> None:
@@ -63,7 +63,7 @@ class DecodedChannel:
         self.keepalive = inner.keepalive
 
     def read(self, n: int) -> bytes:
-        """See `Channel.read`; also raises `LimitExceeded` when the inflated body outgrows the decoder's bounds."""
+        """See `Channel.read`; raises `LimitExceeded` too, when what is inflated outgrows its bounds."""
         while not self._ready and not self._ended:
             data = self._decoder.inflate(65536)
             if data:
