@@ -227,6 +227,7 @@ class RequestConnection(httputil.HTTPConnection):
         self._head = head
         self._chunked = False
         self._remaining: int | None = None  # of a response with Content-Length
+        self._ends_by_fin = False  # a response with neither Content-Length nor chunks
         self._probed = False
         self._close_callback: Callable[[], None] | None = None
 
@@ -291,6 +292,12 @@ class RequestConnection(httputil.HTTPConnection):
         # only now: a caller may catch the ValueError and write another head
         self.head_written, self.keep_alive = True, keep_alive
         self._remaining, self._chunked = remaining, chunked
+        if remaining is None and not chunked and not self.stream.closed():
+            # Only the connection's end tells that this response is whole. Until it is, any other end of the
+            # connection, our process's too, has to be a reset: to HTTP/1.0 (nginx's default towards us) a
+            # FIN in the middle looks like success.
+            self._ends_by_fin = True
+            _reset_on_close(self.stream.socket, on=True)
         if chunk:
             data += self._framed(chunk)
         return self._send(data)
@@ -342,9 +349,11 @@ class RequestConnection(httputil.HTTPConnection):
         return shield
 
     async def sent(self) -> None:
-        """Wait until everything that was written has gone to the socket."""
+        """Wait until everything that was written has gone to the socket: the response was finished."""
         if self.stream.writing():
             await self.stream.write(b"")
+        if self._ends_by_fin:
+            _reset_on_close(self.stream.socket, on=False)
 
     def probe(self) -> None:
         """Send something that changes nothing: a client that is wholly gone answers it with a reset.
@@ -1027,6 +1036,11 @@ def _set_keepalive(sock: socket.socket) -> None:
         for name, value in (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4)):
             if hasattr(socket, name):
                 sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+
+def _reset_on_close(sock: socket.socket, *, on: bool) -> None:
+    """Let closing the socket be a reset, or, as usual, a FIN."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", on, 0))
 
 
 def _options(headers: httputil.HTTPHeaders) -> list[str]:

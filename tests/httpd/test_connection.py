@@ -1034,6 +1034,60 @@ def test_an_aborted_response_never_looks_complete() -> None:
     run(scenario())
 
 
+@pytest.mark.parametrize("how", ["abort", "close", "drain"])
+def test_a_response_to_http_1_0_that_was_cut_ends_in_a_reset(how: str) -> None:
+    """Its end is the connection's, and a FIN would say that it is complete."""
+
+    class Failing(web.RequestHandler):
+        async def get(self) -> None:
+            self.write("half")
+            await self.flush()
+            connection = self.request.connection
+            assert isinstance(connection, RequestConnection)
+            if how == "abort":
+                connection.abort()
+            elif how == "close":
+                connection.stream.close()
+            else:
+                await gone.wait()
+
+        def on_connection_close(self) -> None:
+            gone.set()
+
+    gone = asyncio.Event()
+
+    async def scenario() -> None:
+        async with serving([("/", Failing)]) as (server, port):
+            client = await Client.connect(port)
+            await client.send(b"GET / HTTP/1.0\r\n" + HOST + b"\r\n")
+            if how == "drain":
+                await client.reader.readuntil(b"half")
+                await server.drain(0)
+            with pytest.raises(ConnectionResetError):
+                await asyncio.wait_for(client.reader.read(), 5)
+            client.close()
+
+    run(scenario())
+
+
+def test_a_response_to_http_1_0_that_is_whole_ends_in_a_fin() -> None:
+    class Big(web.RequestHandler):
+        async def get(self) -> None:
+            for _ in range(100):
+                self.write(b"x" * 50_000)
+                await self.flush()
+
+    async def scenario() -> None:
+        async with serving([("/", Big)]) as (_, port):
+            client = await Client.connect(port)
+            await client.send(b"GET / HTTP/1.0\r\n" + HOST + b"\r\n")
+            data = await asyncio.wait_for(client.reader.read(), 10)
+            assert len(data.partition(b"\r\n\r\n")[2]) == 5_000_000
+            client.close()
+
+    run(scenario())
+
+
 @pytest.mark.parametrize("sent", [b"ab", b"abcd"])
 def test_content_length_that_does_not_fit_is_cut(sent: bytes, caplog: pytest.LogCaptureFixture) -> None:
     class Wrong(web.RequestHandler):
