@@ -3,7 +3,7 @@
 # make test-fast   the tests that take less than a second or two
 # make check       format, lint, types, the fast tests
 # make fix         format, and fix what the linter can
-# make bench       measure beside stock Tornado and git-http-backend, or BENCH=benchmarks/one.py
+# make bench       measure beside stock Tornado and git-http-backend, or BENCH=one of benchmarks/
 #
 # All of them need python3 (3.11 or newer) with venv, and git; the rest is installed into .venv, and again only when
 # pyproject.toml changes.
@@ -13,7 +13,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 JOBS ?= 2
-BENCH ?= benchmarks/chunked.py benchmarks/bench.py
+BENCH ?= chunked bench
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .PHONY: serve test test-fast check fix bench static needs clean
@@ -42,7 +42,7 @@ fix: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .
 
 bench: $(VENV)/.installed-dev
-	@for script in $(BENCH); do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+	@for name in $(BENCH); do echo "== $$name"; $(BIN)/python -m benchmarks.$$name $(ARGS) || exit 1; done
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
