@@ -3,7 +3,8 @@ r"""Updating refs: all locks, all compares, then the writes.
     lock      refs/x.lock for every ref, made exclusively, as git does; waited for, then given up
     compare   under the lock: the current value is the expected old one, the new tip is there, no D/F conflict
     prepare   every new value is in a file of its own, fsynced; packed-refs without the deleted refs likewise
-    commit    reflogs, then renames; deletes: packed-refs once for all, then loose files; directories fsynced
+    commit    reflogs, then renames; deletes: packed-refs once for all, durably, then loose files, lest a
+              power failure bring back the value that they hid; directories fsynced
     unlock    only now, so whatever failed before could be undone with nobody in between
 
 The results are values: None, or the words that git receive-pack sends after "ng <ref> " (checked with git's
@@ -42,6 +43,7 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Final
 
 from gitsmart.errors import RepositoryUnusable
@@ -181,7 +183,7 @@ class RefTransaction:
         else:
             self._run_batch([item for item in todo if item.is_delete], atomic=False)
             self._run_batch([item for item in todo if not item.is_delete], atomic=False)
-        by_name = {item.update.name: item for item in todo}
+        by_name = {item.update.name: item for item in items}
         for item in skipped:
             item.result = item.result or by_name[item.name].result
         return [item.result for item in items]
@@ -318,6 +320,10 @@ class RefTransaction:
             lock = self._refs.path(name) + b".lock"
             self._lock_file(lock, self._ref_timeout_ms)
             item.locks.append(lock)
+        for name, target in pairwise((*item.via, item.name)):
+            raw = self._refs.read(name)
+            if raw.state is not RefState.SYMREF or raw.value != target:
+                raise _FailedError(item.failure)  # it was pointed elsewhere before it was locked
         raw = self._refs.read(item.name)
         if raw.state in (RefState.SYMREF, RefState.BROKEN):
             raise _FailedError(item.failure)

@@ -474,6 +474,30 @@ def test_identities_can_t_break_the_line(
     assert identity.line(5) == line
 
 
+def test_a_symref_that_is_pointed_elsewhere_before_it_is_locked(
+    fix: Fixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fix.set("refs/heads/main", fix.oids[0])
+    fix.set("refs/heads/other", fix.oids[0])
+    fix.git(fix.path, "symbolic-ref", "refs/heads/alias", "refs/heads/main")
+    real = ref_transaction.RefTransaction._lock_file
+    is_moved = False
+
+    def lock_file(self: Any, lock: bytes, timeout_ms: int) -> None:
+        nonlocal is_moved
+        if not is_moved:
+            is_moved = True
+            fix.git(fix.path, "symbolic-ref", "refs/heads/alias", "refs/heads/other")
+        real(self, lock, timeout_ms)
+
+    monkeypatch.setattr(ref_transaction.RefTransaction, "_lock_file", lock_file)
+    assert fix.push(("refs/heads/alias", fix.oids[0], fix.oids[1])) == ["failed to update ref"]
+    assert fix.get("refs/heads/main") == fix.get("refs/heads/other") == fix.oids[0]
+    assert fix.push(("refs/heads/alias", fix.oids[0], fix.oids[1])) == [None]
+    assert fix.get("refs/heads/other") == fix.oids[1]
+    assert fix.leftovers() == []
+
+
 def test_a_lock_of_others_is_waited_for_then_reported(fix: Fixture) -> None:
     fix.git(fix.path, "config", "core.filesRefLockTimeout", "50")
     lock = fix.path / "refs" / "heads" / "main.lock"
