@@ -25,6 +25,7 @@ nothing of git.
 import asyncio
 import copy
 import enum
+import errno
 import fcntl
 import http
 import logging
@@ -34,7 +35,7 @@ import ssl
 import struct
 import termios
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, cast
 
 import tornado.httpserver
@@ -42,6 +43,7 @@ from tornado import httputil
 from tornado.httpserver import _HTTPRequestContext
 from tornado.ioloop import IOLoop
 from tornado.iostream import IOStream, StreamClosedError
+from tornado.netutil import add_accept_handler
 
 from gitsmart.errors import GitsmartError, LimitExceeded, ProtocolError, TimedOut
 from gitsmart.wire.chunked import ChunkDecoder
@@ -81,6 +83,11 @@ LINGER_S = 2.0
 UNPACED_BODY_BYTES = 100 << 20
 # To learn whether a chunked body is complete behind a FIN while reading is paused, so much is looked at.
 _PEEK_BYTES = 1 << 19
+
+# How long we rest when no descriptor is left for a new connection, and how often the log says so.
+ACCEPT_REST_S = 0.1
+EXHAUSTED_WARNING_S = 60.0
+_EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 _STATUS_OF: dict[type[GitsmartError], int] = {
     UnsupportedCoding: 501,
@@ -165,6 +172,13 @@ class HTTPServer(tornado.httpserver.HTTPServer):
         self._open: set[_Connection] = set()
         self._goodbyes: _Goodbyes | None = None
 
+    def add_sockets(self, sockets: Iterable[socket.socket]) -> None:
+        """Accept connections on listening sockets, as Tornado's, but see `_Listener`."""
+        for sock in sockets:
+            self._sockets[sock.fileno()] = sock
+            listener = cast(socket.socket, _Listener(sock))
+            self._handlers[sock.fileno()] = add_accept_handler(listener, self._handle_connection)
+
     def handle_stream(self, stream: IOStream, address: tuple[Any, ...]) -> None:
         """Serve one accepted connection. Tornado calls it."""
         connection = _Connection(self, stream, address)
@@ -204,6 +218,43 @@ class HTTPServer(tornado.httpserver.HTTPServer):
         left = len(self._open)
         await self.close_all_connections()
         return left
+
+
+class _Listener:
+    """A listening socket that rests when the process or the host has nothing left for another connection.
+
+    Without, the error would come again at once, with a traceback each time: one core busy, and megabytes of
+    log a second, for as long as somebody holds a thousand connections open. Who connects meanwhile waits.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._io_loop = IOLoop.current()
+        self._warn_after = 0.0
+
+    def fileno(self) -> int:
+        return self._sock.fileno()
+
+    def close(self) -> None:
+        self._sock.close()
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        try:
+            return self._sock.accept()
+        except OSError as error:
+            if error.errno not in _EXHAUSTED:
+                raise
+            now = self._io_loop.time()
+            if now >= self._warn_after:
+                self._warn_after = now + EXHAUSTED_WARNING_S
+                logger.warning("can't accept connections: %s", error.strerror)
+            self._io_loop.update_handler(self._sock.fileno(), 0)
+            self._io_loop.call_later(ACCEPT_REST_S, self._resume)
+            raise BlockingIOError from None
+
+    def _resume(self) -> None:
+        if self._sock.fileno() >= 0:  # else the server was stopped
+            self._io_loop.update_handler(self._sock.fileno(), IOLoop.READ)
 
 
 class RequestConnection(httputil.HTTPConnection):

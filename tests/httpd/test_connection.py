@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
+import errno
 import logging
+import os
 import random
 import shutil
 import socket
@@ -1281,6 +1283,44 @@ def test_a_handler_that_never_lets_go_does_not_hold_the_connection() -> None:
 
 
 # Time
+
+
+def test_no_descriptor_left_is_waited_out(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    tries = 0
+    exhausted = True
+    accept = socket.socket.accept
+
+    def failing(sock: socket.socket) -> Any:
+        nonlocal tries
+        tries += 1
+        if exhausted:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return accept(sock)
+
+    async def scenario() -> None:
+        nonlocal exhausted
+        async with serving() as (_, port):
+            monkeypatch.setattr(socket.socket, "accept", failing)
+            client = await Client.connect(port)
+            await client.send(b"GET /none HTTP/1.1\r\n" + HOST + b"\r\n")
+            await asyncio.sleep(0.35)
+            assert 2 <= tries <= 6  # it does not spin
+            exhausted = False
+            assert (await asyncio.wait_for(client.response(), 5))[0] == 404
+            client.close()
+            exhausted, before = True, tries
+            client = await Client.connect(port)
+            await until(lambda: tries > before)
+            client.close()
+        await asyncio.sleep(0.15)  # the server was stopped while it rested
+
+    run(scenario())
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert [text for text in warnings if "accept" in text] == [
+        "can't accept connections: Too many open files"
+    ]
 
 
 def test_time_limits() -> None:
