@@ -95,7 +95,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     def networks(self) -> tuple[Network, ...]:
         """`access.trusted_proxies`, parsed."""
-        return tuple(ipaddress.ip_network(text, strict=False) for text in self.access.trusted_proxies)
+        return tuple(_network(text) for text in self.access.trusted_proxies)
 
     def can_authenticate(self) -> bool:
         """Whether there is any way for a user to have a name."""
@@ -183,12 +183,22 @@ def _check(section: str, key: str, value: object, where: str) -> object:
         checked: object = msgspec.convert(value, hint)
         if hint is Addresses:
             for text in checked if isinstance(checked, tuple) else ():
-                ipaddress.ip_network(text, strict=False)
+                _network(text)
     except (msgspec.ValidationError, ValueError):
         allowed = hint.__metadata__[0].description
         shown = value[0] if isinstance(value, list) and len(value) == 1 else value
         raise ConfigError(f"{where} is {shown!r}; allowed: {allowed}") from None
     return checked
+
+
+def _network(text: str) -> Network:
+    """Parse an address or network; ::ffff:10.0.0.0/104 is 10.0.0.0/8, as peers' addresses are IPv4 then."""
+    network = ipaddress.ip_network(text, strict=False)
+    if isinstance(network, ipaddress.IPv6Network) and network.prefixlen >= 96:
+        mapped = network.network_address.ipv4_mapped
+        if mapped is not None:
+            return ipaddress.IPv4Network((mapped, network.prefixlen - 96))
+    return network
 
 
 def _names(names: object) -> str:

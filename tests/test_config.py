@@ -107,6 +107,14 @@ def test_what_anonymous_users_may_do(
     assert config.load(flags=flags).anonymous(loopback=loopback) == expected
 
 
+def test_networks_in_ipv6_clothes_are_what_peers_are_compared_with() -> None:
+    proxies = ["::ffff:127.0.0.1", "::ffff:10.1.2.3/104", "::/0", "fd00::/8"]
+    settings = config.load(flags={"access.trusted_proxies": ("f", proxies)})
+    assert [str(network) for network in settings.networks()] == [
+        "127.0.0.1/32", "10.0.0.0/8", "::/0", "fd00::/8",
+    ]  # fmt: skip
+
+
 def test_config_does_not_change() -> None:
     with pytest.raises(AttributeError):
         config.load().server.port = 1  # type: ignore[misc]
