@@ -1,12 +1,26 @@
 """What a service may do and for how long, and what it tells of a request afterwards."""
 
+import hashlib
+import os
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 from gitsmart._version import __version__
 from gitsmart.pack.indexer import IngestLimits
 
 __all__ = ["ServiceOptions", "ServiceReport"]
+
+
+def new_session_id() -> bytes:
+    """Make an id for this process, in the form that git's own have: time, hash of the host's name, process.
+
+    git: trace2/tr2_sid.c tr2_sid_append_my_sid_component().
+    """
+    now = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
+    host = hashlib.sha1(socket.gethostname().encode("utf-8", "surrogateescape"), usedforsecurity=False)
+    return f"{now}-H{host.hexdigest()[:8]}-P{os.getpid() & 0xFFFFFFFF:08x}".encode("ascii")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,6 +32,8 @@ class ServiceOptions:
 
     agent: bytes = b"gitsmart/" + __version__.encode("ascii")
     """Our `agent` capability: printable ASCII without spaces."""
+    session_id: bytes = field(default_factory=new_session_id)
+    """Our `session-id` capability, where transfer.advertiseSID is set; one for the life of the process."""
     keepalive_s: float = 5.0
     """Silence after which a keepalive packet goes out, 0: never (git: uploadpack.keepAlive)."""
     progress_interval_s: float = 0.5
@@ -52,3 +68,9 @@ class ServiceReport:
     """Anything else worth a word, such as `up to date` or the error that was sent to the client."""
     failed: bool = False
     """The client was told of an error (`ERR`, band 3, `ng`)."""
+    agent: str = ""
+    """The program that the client says it is. Not to be trusted, as the next two."""
+    session_id: str = ""
+    """The client's own id of its session."""
+    server_options: tuple[str, ...] = ()
+    """What the user gave by `--server-option`: nothing here understands any of it."""

@@ -1,4 +1,4 @@
-r"""What a client asks of upload-pack: the lines of v0 and v1, and the arguments of v2's fetch and ls-refs.
+r"""What a client asks of upload-pack: the lines of v0 and v1, and the arguments of v2's commands.
 
     upload-request   =  want-list *shallow-line [depth-request] flush-pkt            ; v0, v1
     first-want       =  pkt-line("want" SP oid SP capability-list)
@@ -8,18 +8,20 @@ r"""What a client asks of upload-pack: the lines of v0 and v1, and the arguments
                      /  pkt-line("deepen-since" SP seconds)  /  pkt-line("deepen-not" SP refname)
     have-line        =  pkt-line("have" SP oid)
     fetch argument   =  want / have / shallow / deepen / "done" / "thin-pack" / ...  ; v2, a pkt-line each
+                     /  "want-ref" SP refname / "packfile-uris" SP protocol *("," protocol)
 
     payloads --parse_upload_request | parse_fetch_arguments--> FetchRequest
     payloads --parse_ls_refs_arguments--> LsRefsRequest
+    payloads --parse_object_info_arguments--> ObjectInfoRequest
 
-gitprotocol-pack, "Packfile Negotiation"; gitprotocol-v2, "fetch", "ls-refs"; git: upload-pack.c
-receive_needs(), process_args(), ls-refs.c ls_refs(), whose error texts are used. The flush-pkt behind the
-lines is the caller's, and so are the bounds: these functions hold one entry per different line and take
-linear time. Whether an object exists isn't known here.
+gitprotocol-pack, "Packfile Negotiation"; gitprotocol-v2, "fetch", "ls-refs", "object-info"; git:
+upload-pack.c receive_needs(), process_args(), ls-refs.c ls_refs(), protocol-caps.c cap_object_info(), whose
+error texts are used. The flush-pkt behind the lines is the caller's, and so are the bounds: these functions
+hold one entry per line and take linear time. Whether an object or a ref exists isn't known here.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -33,10 +35,12 @@ __all__ = [
     "FetchRequest",
     "LsRefsRequest",
     "MultiAck",
+    "ObjectInfoRequest",
     "oid_pattern",
     "parse_fetch_arguments",
     "parse_have",
     "parse_ls_refs_arguments",
+    "parse_object_info_arguments",
     "parse_upload_request",
 ]
 
@@ -77,7 +81,15 @@ class FetchRequest:
     deepen_not: list[bytes] = field(default_factory=list)
     """Only history that these refs, named as a user would, don't reach."""
     done: bool = False
-    """v2 only."""
+    """v2 only, as are the next four."""
+    want_refs: dict[bytes, None] = field(default_factory=dict)
+    """Refs that are wanted by name, whatever they are at now."""
+    wait_for_done: bool = False
+    """Never say `ready`; haves may come without wants."""
+    sideband_all: bool = False
+    """The whole answer goes in side-band packets."""
+    uri_protocols: tuple[bytes, ...] = ()
+    """Protocols by which the client would get objects from elsewhere; none: it would not."""
     thin_pack: bool = False
     ofs_delta: bool = False
     include_tag: bool = False
@@ -88,6 +100,8 @@ class FetchRequest:
     """v0 and v1 only, as is `no_done`."""
     no_done: bool = False
     agent: bytes = b""
+    """v0 and v1 only, as is `session_id`: in v2 the request's head has them."""
+    session_id: bytes = b""
 
     @property
     def is_deepening(self) -> bool:
@@ -104,6 +118,14 @@ class LsRefsRequest:
     unborn: bool = False
     prefixes: tuple[bytes, ...] = ()
     """Refs that begin with any of these are wanted; all of them, when there are none here."""
+
+
+@dataclass(slots=True, kw_only=True)
+class ObjectInfoRequest:
+    """What a v2 client wants to know of which objects. Oids are as the client wrote them, in its order."""
+
+    size: bool = False
+    oids: list[bytes] = field(default_factory=list)
 
 
 def oid_pattern(hex_len: int) -> re.Pattern[bytes]:
@@ -150,8 +172,13 @@ def parse_have(line: bytes, *, hex_len: int) -> bytes | None:
     raise ProtocolError(f"git upload-pack: expected SHA1 list, got '{printable(text)}'")
 
 
-def parse_fetch_arguments(lines: Iterable[bytes], *, hex_len: int) -> FetchRequest:
+def parse_fetch_arguments(
+    lines: Iterable[bytes], *, hex_len: int, features: Container[bytes] = ()
+) -> FetchRequest:
     """Read the argument payloads of a v2 fetch, up to the flush-pkt.
+
+    Args:
+        features: what was advertised of `ref-in-want`, `sideband-all` and `packfile-uris`.
 
     Raises:
         ProtocolError: an argument is malformed, or belongs to a feature that isn't advertised. Whatever
@@ -166,6 +193,11 @@ def parse_fetch_arguments(lines: Iterable[bytes], *, hex_len: int) -> FetchReque
         elif text.startswith(b"want "):
             oid = _oid(text, hex_len, "git upload-pack: protocol error, expected to get oid, not '{}'")
             request.wants[oid] = None
+        elif text.startswith(b"want-ref ") and b"ref-in-want" in features:
+            ref = text[9:]
+            if ref in request.want_refs:
+                raise ProtocolError(f"duplicate want-ref {printable(ref)}")
+            request.want_refs[ref] = None
         elif _receive_shallow(request, text, hex_len):
             continue
         elif text == b"done":
@@ -180,8 +212,19 @@ def parse_fetch_arguments(lines: Iterable[bytes], *, hex_len: int) -> FetchReque
             request.no_progress = True
         elif text == b"deepen-relative":
             request.deepen_relative = True
+        elif text == b"wait-for-done":
+            request.wait_for_done = True
+        elif text == b"sideband-all" and b"sideband-all" in features:
+            request.sideband_all = True
+        elif text.startswith(b"packfile-uris ") and b"packfile-uris" in features:
+            if request.uri_protocols:
+                raise ProtocolError("multiple packfile-uris lines forbidden")
+            request.uri_protocols = tuple(text[14:].split(b","))
         else:
             raise ProtocolError(f"unexpected line: '{printable(text)}'")
+    if not request.sideband_all:
+        # Its section comes in side-band packets only (git: upload-pack.c process_args())
+        request.uri_protocols = ()
     return request
 
 
@@ -208,6 +251,29 @@ def parse_ls_refs_arguments(lines: Iterable[bytes]) -> LsRefsRequest:
         unborn=b"unborn" in flags,
         prefixes=tuple(prefixes) if len(prefixes) < _TOO_MANY_PREFIXES else (),
     )
+
+
+def parse_object_info_arguments(lines: Iterable[bytes], *, hex_len: int) -> ObjectInfoRequest:
+    """Read the argument payloads of a v2 object-info, up to the flush-pkt.
+
+    Raises:
+        ProtocolError: an argument is unknown, or no oid of that length. Whatever `lines` raises goes through.
+    """
+    request = ObjectInfoRequest()
+    for line in lines:
+        text = chomp(line)
+        if text == b"size":
+            request.size = True
+        elif text.startswith(b"oid "):
+            oid = text[4:]
+            if not _OIDS[hex_len].fullmatch(oid):
+                raise ProtocolError(
+                    f"object-info: protocol error, expected to get oid, not '{printable(oid)}'"
+                )
+            request.oids.append(oid)
+        else:
+            raise ProtocolError(f"object-info: unexpected line: '{printable(text)}'")
+    return request
 
 
 def _oid(text: bytes, hex_len: int, message: str, *, shown: bytes | None = None) -> bytes:
@@ -262,3 +328,4 @@ def _choose(request: FetchRequest, capabilities: dict[bytes, bytes]) -> None:
     request.no_progress |= b"no-progress" in capabilities
     request.deepen_relative |= b"deepen-relative" in capabilities
     request.agent = capabilities.get(b"agent", request.agent)
+    request.session_id = capabilities.get(b"session-id", request.session_id)

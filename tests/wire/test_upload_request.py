@@ -13,6 +13,7 @@ from gitsmart.wire.upload_request import (
     parse_fetch_arguments,
     parse_have,
     parse_ls_refs_arguments,
+    parse_object_info_arguments,
     parse_upload_request,
 )
 
@@ -158,7 +159,7 @@ def test_v2_arguments() -> None:
         (b"shallow abc", "invalid shallow line: shallow abc"),
         (b"filter blob:none", "unexpected line: 'filter blob:none'"),
         (b"want-ref refs/heads/main", "unexpected line: 'want-ref refs/heads/main'"),
-        (b"wait-for-done", "unexpected line: 'wait-for-done'"),
+        (b"wait-for-done ", "unexpected line: 'wait-for-done '"),
         (b"sideband-all", "unexpected line: 'sideband-all'"),
         (b"packfile-uris https", "unexpected line: 'packfile-uris https'"),
         (b"deepen-since 1 ", "Invalid deepen-since: deepen-since 1 "),
@@ -169,6 +170,79 @@ def test_v2_arguments() -> None:
 def test_v2_refuses_by_name(line: bytes, text: str) -> None:
     with pytest.raises(ProtocolError) as caught:
         v2(line)
+    assert str(caught.value) == text
+
+
+FEATURES = frozenset({b"ref-in-want", b"sideband-all", b"packfile-uris"})
+
+
+def v2_with_features(*lines: bytes) -> FetchRequest:
+    return parse_fetch_arguments(lines, hex_len=40, features=FEATURES)
+
+
+def test_v2_arguments_of_features() -> None:
+    request = v2_with_features(
+        b"want-ref refs/heads/main\n", b"want-ref HEAD", b"wait-for-done\n", b"sideband-all\n",
+        b"packfile-uris https,http\n",
+    )  # fmt: skip
+    assert list(request.want_refs) == [b"refs/heads/main", b"HEAD"]
+    assert request.wants == {}
+    assert request.wait_for_done
+    assert request.sideband_all
+    assert request.uri_protocols == (b"https", b"http")
+    assert v2_with_features(b"packfile-uris https").uri_protocols == ()
+
+
+@pytest.mark.parametrize("feature", sorted(FEATURES))
+def test_v2_refuses_arguments_of_a_feature_that_is_off(feature: bytes) -> None:
+    lines = {
+        b"ref-in-want": b"want-ref refs/heads/main",
+        b"sideband-all": b"sideband-all",
+        b"packfile-uris": b"packfile-uris https",
+    }
+    line = lines[feature]
+    assert parse_fetch_arguments([line], hex_len=40, features={feature})
+    with pytest.raises(ProtocolError) as caught:
+        parse_fetch_arguments([line], hex_len=40, features=FEATURES - {feature})
+    assert str(caught.value) == f"unexpected line: '{line.decode()}'"
+
+
+@pytest.mark.parametrize(
+    ("lines", "text"),
+    [
+        ([b"want-ref refs/heads/x", b"want-ref refs/heads/x\n"], "duplicate want-ref refs/heads/x"),
+        ([b"packfile-uris https", b"packfile-uris http"], "multiple packfile-uris lines forbidden"),
+        ([b"want-ref"], "unexpected line: 'want-ref'"),
+    ],
+)
+def test_v2_refuses_with_features(lines: list[bytes], text: str) -> None:
+    with pytest.raises(ProtocolError) as caught:
+        v2_with_features(*lines)
+    assert str(caught.value) == text
+
+
+def test_object_info_arguments() -> None:
+    request = parse_object_info_arguments(
+        [b"size\n", b"oid " + A + b"\n", b"oid " + B.upper(), b"oid " + A], hex_len=40
+    )
+    assert request.size
+    assert request.oids == [A, B.upper(), A]
+    assert not parse_object_info_arguments([b"oid " + A], hex_len=40).size
+
+
+@pytest.mark.parametrize(
+    ("line", "text"),
+    [
+        (b"type", "object-info: unexpected line: 'type'"),
+        (b"oid", "object-info: unexpected line: 'oid'"),
+        (b"oid main", "object-info: protocol error, expected to get oid, not 'main'"),
+        (b"oid " + A + b"0", f"object-info: protocol error, expected to get oid, not '{'a' * 40}0'"),
+        (b"oid " + b"a" * 64, f"object-info: protocol error, expected to get oid, not '{'a' * 64}'"),
+    ],
+)
+def test_object_info_refuses(line: bytes, text: str) -> None:
+    with pytest.raises(ProtocolError) as caught:
+        parse_object_info_arguments([line], hex_len=40)
     assert str(caught.value) == text
 
 
@@ -192,7 +266,19 @@ LINES = st.lists(
     st.binary(max_size=60)
     | st.builds(
         lambda name, rest: name + b" " + rest,
-        st.sampled_from([b"want", b"have", b"shallow", b"deepen", b"deepen-since", b"ref-prefix"]),
+        st.sampled_from(
+            [
+                b"want",
+                b"have",
+                b"shallow",
+                b"deepen",
+                b"deepen-since",
+                b"ref-prefix",
+                b"want-ref",
+                b"packfile-uris",
+                b"oid",
+            ]
+        ),
         st.binary(max_size=50) | st.sampled_from([A, B, b"1"]),
     ),
     max_size=6,
@@ -200,7 +286,14 @@ LINES = st.lists(
 
 
 @pytest.mark.parametrize(
-    "parse", [lambda lines: v0(*lines), lambda lines: v2(*lines), parse_ls_refs_arguments]
+    "parse",
+    [
+        lambda lines: v0(*lines),
+        lambda lines: v2(*lines),
+        lambda lines: v2_with_features(*lines),
+        lambda lines: parse_object_info_arguments(lines, hex_len=40),
+        parse_ls_refs_arguments,
+    ],
 )
 @given(lines=LINES)
 def test_garbage_raises_protocol_error_only(
