@@ -464,10 +464,8 @@ class _Connection:
 
     async def serve(self) -> None:
         """Serve requests until either side closes."""
-        self.stream.set_nodelay(True)  # every flush is meant to leave now
-        _set_keepalive(self.stream.socket)
-        self.stream.set_close_callback(self._on_closed)
         try:
+            self._set_up()
             while await self._serve_request():
                 pass
         except (_Gone, StreamClosedError):
@@ -486,6 +484,16 @@ class _Connection:
             self.stream.set_close_callback(None)
             self.stream.close()
             self.server.on_close(self)
+
+    def _set_up(self) -> None:
+        if self.stream.closed():
+            raise _Gone  # it was reset before its turn came
+        self.stream.set_close_callback(self._on_closed)
+        try:
+            self.stream.set_nodelay(True)  # every flush is meant to leave now
+            _set_keepalive(self.stream.socket)
+        except OSError:
+            raise _Gone from None  # as good as reset
 
     async def _serve_request(self) -> bool:
         """Serve one request; return whether the connection may serve another."""

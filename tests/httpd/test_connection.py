@@ -19,7 +19,7 @@ from typing import Any, cast
 import pytest
 from tornado import httputil, web
 from tornado.httpclient import HTTPRequest
-from tornado.iostream import StreamClosedError
+from tornado.iostream import IOStream, StreamClosedError
 from tornado.netutil import bind_sockets, bind_unix_socket
 from tornado.simple_httpclient import SimpleAsyncHTTPClient
 
@@ -310,6 +310,28 @@ def test_pipelined_requests_are_answered_in_order() -> None:
 def chunks(body: bytes, size: int = 1000) -> bytes:
     pieces = [body[i : i + size] for i in range(0, len(body), size)]
     return b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces) + b"0\r\n\r\n"
+
+
+def test_a_connection_that_is_reset_before_its_turn_is_forgotten() -> None:
+    async def scenario() -> None:
+        async with serving() as (server, port):
+            for number in range(50):
+                client = socket.create_connection(("127.0.0.1", port))
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                if number % 2:
+                    client.sendall(b"GET / HTTP/1.1\r\n")
+                client.close()
+            ours, theirs = socket.socketpair()
+            stream = IOStream(ours)
+            server.handle_stream(stream, ("127.0.0.1", 1))
+            stream.close()
+            theirs.close()
+            for _ in range(300):
+                if server._open:
+                    await asyncio.sleep(0.01)
+            assert not server._open
+
+    run(scenario())
 
 
 def test_no_body_responses() -> None:
