@@ -1,11 +1,12 @@
 r"""What a client asks of upload-pack: the lines of v0 and v1, and the arguments of v2's commands.
 
-    upload-request   =  want-list *shallow-line [depth-request] flush-pkt            ; v0, v1
+    upload-request   =  want-list *shallow-line [depth-request] [filter-request] flush-pkt    ; v0, v1
     first-want       =  pkt-line("want" SP oid SP capability-list)
     additional-want  =  pkt-line("want" SP oid)
     shallow-line     =  pkt-line("shallow" SP oid)
     depth-request    =  pkt-line("deepen" SP depth)
                      /  pkt-line("deepen-since" SP seconds)  /  pkt-line("deepen-not" SP refname)
+    filter-request   =  pkt-line("filter" SP filter-spec)
     have-line        =  pkt-line("have" SP oid)
     fetch argument   =  want / have / shallow / deepen / "done" / "thin-pack" / ...  ; v2, a pkt-line each
                      /  "want-ref" SP refname / "packfile-uris" SP protocol *("," protocol)
@@ -27,6 +28,7 @@ from enum import Enum
 
 from gitsmart.errors import ProtocolError
 from gitsmart.wire.capabilities import parse_capability_list
+from gitsmart.wire.filter_spec import FilterSpec, parse_filter_spec
 from gitsmart.wire.pktline import chomp, printable
 from gitsmart.wire.sideband import SIDE_BAND_64K_LIMIT, SIDE_BAND_LIMIT
 
@@ -80,6 +82,8 @@ class FetchRequest:
     """Only history from this time on, in seconds since 1970."""
     deepen_not: list[bytes] = field(default_factory=list)
     """Only history that these refs, named as a user would, don't reach."""
+    filter: FilterSpec | None = None
+    """What is to be left out."""
     done: bool = False
     """v2 only, as are the next four."""
     want_refs: dict[bytes, None] = field(default_factory=dict)
@@ -133,20 +137,27 @@ def oid_pattern(hex_len: int) -> re.Pattern[bytes]:
     return _OIDS[hex_len]
 
 
-def parse_upload_request(lines: Iterable[bytes], *, hex_len: int) -> FetchRequest:
+def parse_upload_request(lines: Iterable[bytes], *, hex_len: int, filters: bool = False) -> FetchRequest:
     """Read the payloads of a v0 or v1 upload-request, up to its flush-pkt. All capabilities are optional.
+
+    Args:
+        filters: whether `filter` was advertised; a client that uses one has to choose it as well.
 
     Raises:
         ProtocolError: a line is none that belongs here. Whatever `lines` raises goes through.
     """
     request = FetchRequest()
+    may_filter = False
     for line in lines:
         text = chomp(line)
         if _receive_shallow(request, text, hex_len):
             continue
+        if text.startswith(b"filter "):
+            if not may_filter:
+                raise ProtocolError("git upload-pack: filtering capability not negotiated")
+            _receive_filter(request, text)
+            continue
         name, _, rest = text.partition(b" ")
-        if name == b"filter":
-            raise ProtocolError("git upload-pack: filtering capability not negotiated")
         oid, space, capabilities = rest.partition(b" ")
         if name != b"want" or not _OIDS[hex_len].fullmatch(oid):
             raise ProtocolError(
@@ -154,7 +165,9 @@ def parse_upload_request(lines: Iterable[bytes], *, hex_len: int) -> FetchReques
             )
         request.wants[oid.lower()] = None
         if space:
-            _choose(request, parse_capability_list(capabilities))
+            chosen = parse_capability_list(capabilities)
+            may_filter = may_filter or (filters and b"filter" in chosen)
+            _choose(request, chosen)
     return request
 
 
@@ -178,7 +191,7 @@ def parse_fetch_arguments(
     """Read the argument payloads of a v2 fetch, up to the flush-pkt.
 
     Args:
-        features: what was advertised of `ref-in-want`, `sideband-all` and `packfile-uris`.
+        features: what was advertised of `filter`, `ref-in-want`, `sideband-all` and `packfile-uris`.
 
     Raises:
         ProtocolError: an argument is malformed, or belongs to a feature that isn't advertised. Whatever
@@ -214,6 +227,8 @@ def parse_fetch_arguments(
             request.deepen_relative = True
         elif text == b"wait-for-done":
             request.wait_for_done = True
+        elif text.startswith(b"filter ") and b"filter" in features:
+            _receive_filter(request, text)
         elif text == b"sideband-all" and b"sideband-all" in features:
             request.sideband_all = True
         elif text.startswith(b"packfile-uris ") and b"packfile-uris" in features:
@@ -282,6 +297,12 @@ def _oid(text: bytes, hex_len: int, message: str, *, shown: bytes | None = None)
     if not _OIDS[hex_len].fullmatch(oid):
         raise ProtocolError(message.format(printable(text if shown is None else shown)))
     return oid.lower()
+
+
+def _receive_filter(request: FetchRequest, text: bytes) -> None:
+    if request.filter is not None:
+        raise ProtocolError("multiple filter-specs cannot be combined")
+    request.filter = parse_filter_spec(text[7:])
 
 
 def _receive_shallow(request: FetchRequest, text: bytes, hex_len: int) -> bool:

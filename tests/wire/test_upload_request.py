@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gitsmart.errors import ProtocolError
+from gitsmart.wire.filter_spec import FilterSpec
 from gitsmart.wire.upload_request import (
     INFINITE_DEPTH,
     FetchRequest,
@@ -303,3 +304,22 @@ def test_garbage_raises_protocol_error_only(
         parse(lines)
     except ProtocolError:
         pass
+
+
+def test_filters_where_they_were_offered() -> None:
+    spec = FilterSpec(kind="tree", number=2)
+    request = parse_fetch_arguments([b"want " + A, b"filter tree:2\n"], hex_len=40, features=(b"filter",))
+    assert request.filter == spec
+    lines = [b"want " + A + b" filter ofs-delta", b"filter tree:2"]
+    assert parse_upload_request(lines, hex_len=40, filters=True).filter == spec
+    for wants in ([b"want " + A], [b"want " + A + b" ofs-delta"]):
+        with pytest.raises(ProtocolError, match="filtering capability not negotiated"):
+            parse_upload_request([*wants, b"filter tree:2"], hex_len=40, filters=True)
+    for text, lines in (
+        ("multiple filter-specs cannot be combined", [b"filter tree:2", b"filter blob:none"]),
+        ("invalid filter-spec 'x'", [b"filter x"]),
+    ):
+        with pytest.raises(ProtocolError, match=text):
+            parse_upload_request([b"want " + A + b" filter", *lines], hex_len=40, filters=True)
+        with pytest.raises(ProtocolError, match=text):
+            parse_fetch_arguments(lines, hex_len=40, features=(b"filter",))
