@@ -6,11 +6,13 @@
 
 The result is the set that `git rev-list --objects WANTS --not HAVES` gives (git: list-objects.c, revision.c):
 like it, the walk stops as soon as nothing new can come, so an object that the client has only deep in its
-history may be sent.
+history may be sent. With a filter (filters.py) what was found is gone through once more, and what it leaves
+out is dropped, unless the client asked for just that; trees are read no deeper than the filter goes.
 
 Reading trees is what a clone costs, so no tree is parsed twice over: a tree is stored as a delta of another
 version of itself, and where that base has been gone through already, only entries that touch what the delta
-changed can refer to anything new. `_Trees` does that. Entries need no name and no path, until filters do.
+changed can refer to anything new. `_Trees` does that. Entries need no name and no path, but for sparse
+filters.
 """
 
 import heapq
@@ -21,12 +23,21 @@ from itertools import compress
 
 from gitsmart.errors import ObjectMissing, PackError
 from gitsmart.pack.delta import delta_sizes
+from gitsmart.pack.filters import ObjectFilter
 from gitsmart.pack.inflate import inflate
 from gitsmart.pack.objects import BLOB, COMMIT, TAG, TREE, tree_references
 from gitsmart.pack.packfile import OFS_DELTA, PackFile
 from gitsmart.pack.store import ObjectStore
 
-__all__ = ["Selection", "Tick", "depth_boundary", "reaches_common", "select_objects", "walk_commits"]
+__all__ = [
+    "Selection",
+    "Tick",
+    "depth_boundary",
+    "expand_trees",
+    "reaches_common",
+    "select_objects",
+    "walk_commits",
+]
 
 Tick = Callable[[int], None]
 """Called now and then with the number of objects so far; raises `Disconnected` to stop the work."""
@@ -315,6 +326,8 @@ def select_objects(
     boundary: Collection[bytes] = frozenset(),
     client_shallow: Collection[bytes] = frozenset(),
     extra_uninteresting: Iterable[bytes] = (),
+    keep: ObjectFilter | None = None,
+    note: Callable[[dict[bytes, int]], None] | None = None,
     tick: Tick = _no_tick,
 ) -> Selection:
     """Return all objects that `wants` reach and the client, having `haves`, lacks.
@@ -324,10 +337,13 @@ def select_objects(
     Args:
         boundary: commits whose parents are not to be sent (the client's new shallow commits, and the server's
         own). client_shallow: commits whose parents the client has not got. extra_uninteresting: commits that
-        the client has beside its haves, as those that it is to unshallow.
+        the client has beside its haves, as those that it is to unshallow. keep: what is to be sent of what
+        the wants reach; the wants themselves, and what their tags point at, always are. note: told all that
+        was reached, before the filter.
 
     Raises:
         ObjectMissing, PackError
+        LimitExceeded: by the filter, as it says.
     """
     objects: dict[bytes, int] = {}
     known: set[bytes] = set()
@@ -348,8 +364,11 @@ def select_objects(
     commits: list[bytes] = []
     trees: list[bytes] = []
     blobs: list[bytes] = []
+    given: set[bytes] = set()
     for want in wants:
         tags, raw_oid, kind = store.peel(want)
+        given.update(tags)
+        given.add(raw_oid)
         objects.update((tag, TAG) for tag in tags if tag not in known)
         (commits if kind == COMMIT else trees if kind == TREE else blobs).append(raw_oid)
     new, new_trees, edges = _walk(store, commits, known_commits, boundary, client_shallow, tick)
@@ -363,16 +382,49 @@ def select_objects(
             known_trees.append(commit(raw_oid).tree)
         except (ObjectMissing, PackError):
             continue
-    reader.mark_known(known_trees)
+    known_blobs: set[bytes] | None = None if keep is None else set()
+    reader.mark_known(known_trees, blobs=known_blobs)
     known.update(edges)
     for raw_oid in new:
         objects[raw_oid] = COMMIT
-    trees.extend(new_trees)
-    reader.select(trees)
+    if keep is None:
+        trees.extend(new_trees)
+        reader.select(trees)
+    else:
+        # The tree of a new commit is one more of its trees, asked for or not.
+        roots = set(new_trees)
+        objects.update((raw_oid, TREE) for raw_oid in trees if raw_oid in roots and raw_oid not in known)
+        trees = [raw_oid for raw_oid in trees if raw_oid not in roots]
+        reader.select(roots if keep.keeps_trees else (), opened=trees, depth=keep.tree_depth)
     for raw_oid in blobs:
         if raw_oid not in known:
             objects[raw_oid] = BLOB
-    return Selection(objects, known)
+    if note is not None:
+        note(objects)
+    if keep is None:
+        return Selection(objects, known)
+    sent = keep.left(store, objects, given, roots=new_trees, opened=trees, known=known, tick=tick)
+    # No bases for thin packs that the filter may have kept from the client: it would have to fetch each.
+    if keep.drops_trees:
+        return Selection(sent, set(edges))
+    if keep.drops_blobs and known_blobs:
+        known -= known_blobs
+    return Selection(sent, known)
+
+
+def expand_trees(
+    store: ObjectStore, trees: Iterable[bytes], seen: dict[bytes, int], *, tick: Tick = _no_tick
+) -> set[bytes]:
+    """Return `trees` and all below them, as far as it is not in `seen`, below which all is seen.
+
+    What is missing is let be: it is in the result, what it would lead to is not.
+
+    Raises:
+        PackError: a tree is malformed.
+    """
+    found: set[bytes] = set()
+    _Trees(store, seen, found, tick).mark_known(raw_oid for raw_oid in trees if raw_oid not in seen)
+    return found
 
 
 _KINDS = {b"40": TREE, b"10": BLOB, b"12": BLOB, b"16": 0}
@@ -434,8 +486,10 @@ class _Trees:
         self._cache: dict[tuple[int, int], _Tree] = {}
         self._cached_bytes = 0
 
-    def mark_known(self, trees: Iterable[bytes]) -> None:
-        """Add trees, and all that is below them, to the known objects. What is missing is let be."""
+    def mark_known(self, trees: Iterable[bytes], *, blobs: set[bytes] | None = None) -> None:
+        """Add trees, and all that is below them, to the known objects; blobs to `blobs` as well. What is
+        missing is let be.
+        """
         known = self._known
         level = {raw_oid for raw_oid in trees if raw_oid not in known}
         known.update(level)
@@ -446,21 +500,43 @@ class _Trees:
                     known.add(raw_oid)
                     if kind == TREE:
                         following.add(raw_oid)
+                    elif blobs is not None:
+                        blobs.add(raw_oid)
             level = following
 
-    def select(self, trees: Iterable[bytes]) -> None:
-        """Add trees, and all that is below them, to the new objects, as far as they are not known."""
+    def select(
+        self, trees: Iterable[bytes], *, opened: Iterable[bytes] = (), depth: int | None = None
+    ) -> None:
+        """Add trees, and all that is below them, to the new objects, as far as they are not known.
+
+        Args:
+            opened: more trees, whose entries lie as deep as `trees` do.
+            depth: where to end: at 1 with the trees themselves, and the entries of `opened`.
+        """
         objects = self._objects
-        level = {raw_oid for raw_oid in trees if raw_oid not in self._known}
+        level = {raw_oid for raw_oid in opened if raw_oid not in self._known}
         objects.update(dict.fromkeys(level, TREE))
-        while level:
-            following: set[bytes] = set()
+        if depth == 0:
+            return
+        level = self._add_below(level)
+        roots = {raw_oid for raw_oid in trees if raw_oid not in self._known}
+        objects.update(dict.fromkeys(roots, TREE))
+        level |= roots
+        while level and (depth is None or depth > 1):
+            depth = None if depth is None else depth - 1
+            level = self._add_below(level)
+
+    def _add_below(self, level: set[bytes]) -> set[bytes]:
+        """Add what trees refer to; return the trees among that."""
+        objects = self._objects
+        following: set[bytes] = set()
+        if level:
             for references in self._read(level, missing_ok=False):
                 for raw_oid, kind in references:
                     objects[raw_oid] = kind
                     if kind == TREE:
                         following.add(raw_oid)
-            level = following
+        return following
 
     def _read(self, level: set[bytes], *, missing_ok: bool) -> Iterator[list[_Reference]]:
         """Read trees in the order of packs; give for each what it refers to and was not seen before."""
