@@ -15,9 +15,12 @@ What counts as servable (git: setup.c verify_repository_format()):
     extensions.compatObjectFormat  refused: a push would have to write the other format's ids as well
     any other                      refused when the version is 1, ignored when it is 0, as git does
 
+Without core.repositoryFormatVersion no extension means anything, as for git.
+
 The paths of hooks leave this package as data, for service/hooks.py alone.
 """
 
+import copy
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,9 +29,10 @@ from pathlib import Path
 from gitsmart.errors import RepositoryUnusable
 from gitsmart.pack.objects import SHA1, SHA256, ObjectFormat, to_raw
 from gitsmart.pack.store import ObjectStore
-from gitsmart.repo.gitconfig import ConfigFile, GitConfig
+from gitsmart.repo.gitconfig import NO_SERVER_CONFIG, ConfigFile, GitConfig, ServerConfig
 from gitsmart.repo.quarantine import Push
-from gitsmart.repo.refs import RefSnapshot, RefStore
+from gitsmart.repo.ref_view import HiddenRefs, RefView, Section, namespace_prefix
+from gitsmart.repo.refs import Ref, RefSnapshot, RefState, RefStore
 
 __all__ = ["HookCommand", "Repository"]
 
@@ -44,6 +48,8 @@ _V1_EXTENSIONS = {
     "submodulepathconfig",
 }
 _SHALLOW_LIMIT_BYTES = 64 << 20
+_NAMED_LIMIT_BYTES = 64 << 20
+_VIEWS = 64  # of different namespaces; each holds a name for each ref that it shows
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +67,11 @@ def object_format_of(config: GitConfig) -> ObjectFormat:
     Raises:
         RepositoryUnusable: this server can't serve it safely; the text names the setting.
     """
-    version = config.get_int("core.repositoryFormatVersion", 0)
+    if "extensions.partialClone" in config:
+        raise RepositoryUnusable("a partial clone can't be served: objects may be missing from it")
+    version = config.get_int("core.repositoryFormatVersion")
+    if version is None:
+        return SHA1
     if version not in (0, 1):
         raise RepositoryUnusable(f"repository format version {version} is not supported")
     for name in config.names("extensions"):
@@ -73,8 +83,8 @@ def object_format_of(config: GitConfig) -> ObjectFormat:
                 raise RepositoryUnusable(f"extension {extension!r} needs repository format version 1")
         elif version == 1:
             raise RepositoryUnusable(f"unknown repository extension {extension!r}")
-    if "extensions.partialClone" in config:
-        raise RepositoryUnusable("a partial clone can't be served: objects may be missing from it")
+    for switch in ("preciousObjects", "relativeWorktrees", "submodulePathConfig"):
+        config.get_bool(f"extensions.{switch}")
     if "extensions.compatObjectFormat" in config:
         raise RepositoryUnusable("repositories with extensions.compatObjectFormat are not supported")
     storage = config.get_str("extensions.refStorage", "files")
@@ -90,26 +100,32 @@ def object_format_of(config: GitConfig) -> ObjectFormat:
 class Repository:
     """An open repository. Thread-safe; opening it was `RepositoryRoot.open`'s."""
 
-    def __init__(self, name: str, git_dir: Path) -> None:
-        """Open `git_dir`, which is known to be a repository inside the root.
+    def __init__(self, name: str, git_dir: Path, server: ServerConfig = NO_SERVER_CONFIG) -> None:
+        """Open `git_dir`, which is known to be a repository inside the root. `server`: config for all.
 
         Raises:
             RepositoryUnusable: see the module's table.
         """
         self.name = name
         self._git_dir = git_dir
-        self._config_file = ConfigFile(git_dir)
-        self._config_identity = self._config_file.identity()
-        config = self._config_file.read()
-        self.format = object_format_of(config)
-        bare = config.get_bool("core.bare")
-        self.is_bare = git_dir.name != ".git" if bare is None else bare
+        self._config_file = ConfigFile(git_dir, server=server, head_target=self._head_target)
+        self._own_config = self._config_file.read_own()
+        self.format = object_format_of(self._own_config)
         self.objects = ObjectStore(git_dir / "objects", self.format)
         self.ref_store = RefStore(os.fsencode(git_dir), self.format, self.objects)
+        self.namespace = ""
+        self._prefix = b""
+        # both are shared with the same repository in other namespaces
+        self._hidden: dict[Section, tuple[GitConfig, HiddenRefs]] = {}
+        self._shown: dict[tuple[bytes, Section], tuple[tuple[Ref, ...], RefView, tuple[Ref, ...]]] = {}
 
     def is_current(self) -> bool:
-        """Whether the config file is the one that this handle was opened with."""
-        return self._config_file.identity() == self._config_identity
+        """Whether what makes the repository what it is is what this handle was opened with.
+
+        Raises:
+            RepositoryUnusable: the config became unreadable or malformed.
+        """
+        return self._config_file.read_own() is self._own_config
 
     @property
     def config(self) -> GitConfig:
@@ -120,9 +136,67 @@ class Repository:
         """
         return self._config_file.read()
 
+    @property
+    def is_bare(self) -> bool:
+        """Whether there is no work tree; includes count, as for git (environment.c git_default_core_config()).
+
+        Raises:
+            RepositoryUnusable: see `config`.
+        """
+        for config in (self.config, self._own_config):  # a server that locks core.* means other settings
+            bare = config.get_bool("core.bare")
+            if bare is not None:
+                return bare
+        return self._git_dir.name != ".git"
+
+    def in_namespace(self, name: str) -> "Repository":
+        """Return the same repository, seen from a namespace (gitnamespaces(7)); "" is the whole of it.
+
+        Raises:
+            ValueError: no namespace can have that name.
+        """
+        other = copy.copy(self)
+        other.namespace, other._prefix = name, namespace_prefix(name)
+        return other
+
+    def _head_target(self) -> bytes | None:
+        """The ref that HEAD comes down to, also when unborn; None when it is detached or broken."""
+        target, found = self.ref_store.resolve(b"HEAD")
+        return None if target == b"HEAD" or found.state is RefState.BROKEN else target
+
     def refs(self, *, peel: bool = True) -> RefSnapshot:
-        """List the refs as they are now; see `RefStore.snapshot`."""
+        """List all refs as they are stored now; see `RefStore.snapshot`. Clients see `shown_refs`."""
         return self.ref_store.snapshot(peel=peel)
+
+    def view(self, section: Section) -> RefView:
+        """Tell which refs a service shows, by the config of this moment; take it once for each request.
+
+        Raises:
+            RepositoryUnusable: the config is malformed.
+        """
+        config = self.config
+        known = self._hidden.get(section)
+        if known is None or known[0] is not config:
+            known = self._hidden[section] = (config, HiddenRefs.from_config(config, section))
+        return RefView(self._prefix, known[1])
+
+    def shown_refs(self, section: Section, *, peel: bool = True) -> RefSnapshot:
+        """List the refs that a service may tell of, by the names that its clients use: no hidden ones, and
+        those of the namespace only.
+
+        Raises: see `RefStore.snapshot`, `view`.
+        """
+        view = self.view(section)
+        snapshot = self.refs(peel=peel)
+        if not (view.namespace or view.hidden):
+            return snapshot
+        key = (view.namespace, section)
+        known = self._shown.get(key)
+        if known is None or known[0] is not snapshot.refs or known[1] != view:
+            if len(self._shown) >= _VIEWS:
+                self._shown.clear()
+            known = self._shown[key] = (snapshot.refs, view, view.refs(snapshot.refs))
+        return RefSnapshot(known[2], *view.head(snapshot, self.ref_store))
 
     def shallow(self) -> frozenset[bytes]:
         """The raw oids of the commits whose parents this repository does not have; empty for a whole one.
@@ -168,4 +242,6 @@ class Repository:
         if not path.is_file() or not os.access(path, os.X_OK):
             return None
         environ = {"GIT_DIR": str(self._git_dir), "PATH": "/usr/local/bin:/usr/bin:/bin"}
+        if self.namespace:
+            environ["GIT_NAMESPACE"] = self.namespace
         return HookCommand((str(path),), str(self._git_dir), environ)

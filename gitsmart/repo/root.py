@@ -31,6 +31,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from gitsmart.errors import ConfigError, RepositoryError, RepositoryNotFound, RepositoryUnusable
+from gitsmart.repo.gitconfig import NO_SERVER_CONFIG, ServerConfig
 from gitsmart.repo.ownership import sweep_repository
 from gitsmart.repo.repository import Repository
 
@@ -53,8 +54,8 @@ class InvalidRepositoryName(RepositoryError):
 class RepositoryRoot:
     """All repositories below one directory. Thread-safe; every method blocks on disk."""
 
-    def __init__(self, path: Path) -> None:
-        """Serve the directory `path`, which must exist.
+    def __init__(self, path: Path, server: ServerConfig = NO_SERVER_CONFIG) -> None:
+        """Serve the directory `path`, which must exist. `server`: git config for all repositories.
 
         Raises:
             ConfigError: it is no directory, or can't be read.
@@ -66,6 +67,7 @@ class RepositoryRoot:
         except OSError as error:
             raise ConfigError(f"repository root {str(path)!r} can't be read: {error.strerror}") from None
         self.path = Path(os.path.realpath(path))
+        self._server = server
         self._handles: OrderedDict[Path, tuple[object, Repository]] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -206,7 +208,7 @@ class RepositoryRoot:
                 self._handles.move_to_end(git_dir)
         if known is not None and known[0] == identity and known[1].is_current():
             return known[1]
-        repository = Repository(name, git_dir)
+        repository = Repository(name, git_dir, self._server)
         with self._lock:
             raced = self._handles.get(git_dir)
             if raced is not known and raced is not None and raced[0] == identity:

@@ -159,7 +159,10 @@ def test_the_worktree_config_comes_after(tmp_path: Path) -> None:
     (tmp_path / "config.worktree").write_text("[core]\nbare = false\n")
     file = ConfigFile(tmp_path)
     assert file.read().get_bool("core.bare") is True
-    (tmp_path / "config").write_text("[core]\nbare = true\n[extensions]\nworktreeConfig = true\n")
+    text = "[core]\nbare = true\n[extensions]\nworktreeConfig = true\n"
+    (tmp_path / "config").write_text(text)
+    assert file.read().get_bool("core.bare") is True  # no extension means anything without a version
+    (tmp_path / "config").write_text(text + "[core]\nrepositoryFormatVersion = 0\n")
     assert file.read().get_bool("core.bare") is False
 
 

@@ -207,6 +207,10 @@ def test_a_missing_root(tmp_path: Path) -> None:
             "[core]\nrepositoryformatversion = 1\n[extensions]\ncompatObjectFormat = sha256\n",
             "compatObjectFormat",
         ),
+        (
+            "[core]\nrepositoryformatversion = 1\n[extensions]\npreciousObjects = perhaps\n",
+            "bad boolean config value 'perhaps' for 'extensions.preciousObjects'",
+        ),
         ("[core\n", "bad config line 1"),
     ],
 )
@@ -223,6 +227,8 @@ def test_formats_that_can_t_be_served(root: RepositoryRoot, config: str, text: s
         "",
         "[core]\nrepositoryformatversion = 0\n[extensions]\nmagic = true\nnoop = 1\npreciousObjects = true\n",
         "[core]\nrepositoryformatversion = 1\n[extensions]\nnoop-v1\nworktreeConfig = true\n",
+        "[core]\nrepositoryformatversion = 1\n[extensions]\nrelativeWorktrees\nsubmodulePathConfig = true\n",
+        "[core]\nbare = true\n[extensions]\nobjectFormat = sha256\nmagic = true\n",
     ],
 )
 def test_formats_that_can(root: RepositoryRoot, config: str) -> None:
