@@ -15,12 +15,15 @@ from typing import Final, Literal
 from gitsmart.access.identity import Actor
 from gitsmart.errors import AuthenticationRequired, Forbidden, ServiceDisabled
 
-__all__ = ["RECEIVE_PACK", "UPLOAD_PACK", "Anonymous", "decide"]
+__all__ = ["GETANYFILE", "RECEIVE_PACK", "UPLOAD_ARCHIVE", "UPLOAD_PACK", "Anonymous", "decide"]
 
 Anonymous = Literal["none", "read", "write"]
 
 UPLOAD_PACK: Final = "git-upload-pack"
 RECEIVE_PACK: Final = "git-receive-pack"
+UPLOAD_ARCHIVE: Final = "git-upload-archive"
+GETANYFILE: Final = "getanyfile"
+"""Dumb HTTP: plain files. git-http-backend's word for it."""
 
 
 def decide(
@@ -29,6 +32,8 @@ def decide(
     *,
     uploadpack: bool | None,
     receivepack: bool | None,
+    getanyfile: bool | None = None,
+    uploadarchive: bool | None = None,
     anonymous: Anonymous,
     can_authenticate: bool,
 ) -> None:
@@ -43,6 +48,13 @@ def decide(
         git-receive-pack  anonymous  read          unset, true          sign in, or Forbidden (*)
         git-receive-pack  anonymous  write         unset, true          yes
         git-receive-pack  named      any           unset, true          yes
+        getanyfile        any        any           getanyfile = false   ServiceDisabled
+        getanyfile        any        any           unset, true          yes
+        git-upload-archive  any        any         uploadarchive = false  ServiceDisabled
+        git-upload-archive  any        any         uploadarchive = true   yes
+        git-upload-archive  anonymous  read        unset                  sign in, or Forbidden (*)
+        git-upload-archive  anonymous  write       unset                  yes
+        git-upload-archive  named      any         unset                  yes
         anything else     any        read, write   any                  ServiceDisabled
 
     (*) AuthenticationRequired where `can_authenticate`: the client is challenged, and git asks for a
@@ -52,6 +64,7 @@ def decide(
     Args:
         uploadpack: the repository's `http.uploadpack`; None when unset.
         receivepack: the repository's `http.receivepack`; None when unset.
+        getanyfile, uploadarchive: likewise.
 
     Raises:
         AuthenticationRequired, Forbidden, ServiceDisabled
@@ -67,6 +80,14 @@ def decide(
             raise ServiceDisabled(f"service not enabled: {name!r}")
         if actor.is_anonymous and anonymous != "write":
             raise _refusal(can_authenticate, "anonymous users may not push")
+    elif service == GETANYFILE:
+        if getanyfile is False:
+            raise ServiceDisabled("Unsupported service: 'getanyfile'")
+    elif service == UPLOAD_ARCHIVE:
+        if uploadarchive is False:
+            raise ServiceDisabled(f"service not enabled: {name!r}")
+        if uploadarchive is None and actor.is_anonymous and anonymous != "write":
+            raise _refusal(can_authenticate, "anonymous users may not fetch archives")
     else:
         raise ServiceDisabled(f"unsupported service: {service!r}")
 

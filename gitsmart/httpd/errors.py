@@ -33,7 +33,14 @@ from gitsmart.errors import (
     Unavailable,
 )
 
-__all__ = ["CLIENT_LEFT", "Answer", "MethodNotAllowed", "UnsupportedMediaType", "answer_to"]
+__all__ = [
+    "CLIENT_LEFT",
+    "Answer",
+    "MethodNotAllowed",
+    "RangeNotSatisfiable",
+    "UnsupportedMediaType",
+    "answer_to",
+]
 
 CLIENT_LEFT = 499
 """What the log line says of a client that left before its answer; nginx's number, never sent."""
@@ -45,6 +52,10 @@ _EXHAUSTED = {errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOM
 
 class MethodNotAllowed(ProtocolError):
     """The route knows other methods; `args[0]` is the value of `Allow`."""
+
+
+class RangeNotSatisfiable(ProtocolError):
+    """The range begins behind the file's end; `args[0]` is the value of `Content-Range`."""
 
 
 class UnsupportedMediaType(ProtocolError):
@@ -81,6 +92,8 @@ def answer_to(error: BaseException, *, realm: str = "git") -> Answer:
         return Answer(401, str(error), (("WWW-Authenticate", challenge),))
     if isinstance(error, MethodNotAllowed):
         return Answer(405, "method not allowed", (("Allow", str(error)),))
+    if isinstance(error, RangeNotSatisfiable):
+        return Answer(416, "range not satisfiable", (("Content-Range", str(error)),))
     if isinstance(error, RepositoryNotFound):
         return Answer(404, "repository not found")
     if isinstance(error, Unavailable):

@@ -35,6 +35,13 @@ logger = logging.getLogger("gitsmart.request")
 
 SERVER_NAME: Final = f"gitsmart/{__version__}"
 
+DEFAULT_HEADERS: Final = {
+    "Expires": "Fri, 01 Jan 1980 00:00:00 GMT",
+    "Pragma": "no-cache",
+    "Cache-Control": "no-cache, max-age=0, must-revalidate",
+    "Content-Type": "text/plain; charset=utf-8",
+}
+
 MAX_LOGGED: Final = 200
 """Characters of a peer's text (a repository's name, a path) that the log line holds."""
 
@@ -126,10 +133,8 @@ class Handler(RequestHandler):
             self.clear_header(name)
         self.set_header("Date", format_timestamp(time.time()))
         self.set_header("Server", SERVER_NAME)
-        self.set_header("Expires", "Fri, 01 Jan 1980 00:00:00 GMT")
-        self.set_header("Pragma", "no-cache")
-        self.set_header("Cache-Control", "no-cache, max-age=0, must-revalidate")
-        self.set_header("Content-Type", "text/plain; charset=utf-8")
+        for name, value in DEFAULT_HEADERS.items():
+            self.set_header(name, value)
 
     def compute_etag(self) -> None:
         """No Etag: nothing here is cached."""
@@ -190,6 +195,8 @@ class Handler(RequestHandler):
         self.set_status(answer.status)
         for name, value in answer.headers:
             self.set_header(name, value)
+        for name in DEFAULT_HEADERS:  # git-http-backend's order: Allow comes first
+            self.set_header(name, self._headers.pop(name))
         body = answer.text.encode() + b"\n"
         self.note_sent(body)
         self.finish(body)

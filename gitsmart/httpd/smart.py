@@ -71,14 +71,14 @@ def requested_version(fields: list[str], service: str) -> int:
         if item[:8] == "version="
     }
     version = max((int(text) for text in asked if text in ("0", "1", "2")), default=0)
-    return version if version <= HIGHEST_VERSION[service] else 0
+    return version if version <= HIGHEST_VERSION.get(service, 0) else 0
 
 
 @stream_request_body
 class SmartHandler(Handler):
     """One request of a service."""
 
-    service: ServiceName
+    service: str
     repo_name = ""
     version = 0
 
@@ -111,7 +111,8 @@ class SmartHandler(Handler):
         self.fields["repo"] = shorten(self.repo_name)
         self.select_service()
         self.version = requested_version(self.request.headers.get_list("Git-Protocol"), self.service)
-        self.fields["version"] = self.version
+        if self.service in HIGHEST_VERSION:
+            self.fields["version"] = self.version
         headers = self.request.headers
         actor, repo = await self.site.workers.call(
             admit,
@@ -227,14 +228,14 @@ class InfoRefs(SmartHandler):
         elif name == RECEIVE_PACK:
             self.service = RECEIVE_PACK
         else:
-            # without a service it is the dumb protocol that is asked for, which we don't serve
-            raise ServiceDisabled(f"Unsupported service: '{shorten(name or 'getanyfile')}'")
+            raise ServiceDisabled(f"Unsupported service: '{shorten(name or '')}'")
         self.fields["service"] = self.service
 
     def bind(self, actor: Actor, repo: Repository) -> Service:
         self.set_header("Content-Type", f"application/x-{self.service}-advertisement")
         self.fields["phase"] = "advertise"
-        return partial(_advertise, repo, self.service, self.version, self.site)
+        service: ServiceName = UPLOAD_PACK if self.service == UPLOAD_PACK else RECEIVE_PACK
+        return partial(_advertise, repo, service, self.version, self.site)
 
     async def get(self, name: str) -> None:
         await self._body_complete()
@@ -326,6 +327,8 @@ def admit(
         service,
         uploadpack=repo.config.get_bool("http.uploadpack"),
         receivepack=repo.config.get_bool("http.receivepack"),
+        getanyfile=repo.config.get_bool("http.getanyfile"),
+        uploadarchive=repo.config.get_bool("http.uploadarchive"),
         anonymous=site.anonymous,
         can_authenticate=can_authenticate,
     )

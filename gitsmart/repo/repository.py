@@ -30,6 +30,7 @@ from gitsmart.errors import RepositoryUnusable
 from gitsmart.pack.objects import SHA1, SHA256, ObjectFormat, to_raw
 from gitsmart.pack.store import ObjectStore
 from gitsmart.repo.gitconfig import NO_SERVER_CONFIG, ConfigFile, GitConfig, ServerConfig
+from gitsmart.repo.plainfile import FileKind, PlainFile, list_packs, open_plain_file
 from gitsmart.repo.quarantine import Push
 from gitsmart.repo.ref_view import HiddenRefs, RefView, Section, namespace_prefix
 from gitsmart.repo.refs import Ref, RefSnapshot, RefState, RefStore
@@ -226,6 +227,19 @@ class Repository:
             is_bare=self.is_bare,
             shallow=self.shallow,
         )
+
+    def open_file(self, kind: FileKind, name: str) -> PlainFile:
+        """Open a file as dumb HTTP serves it; see plainfile.py.
+
+        Raises:
+            RepositoryNotFound: there is no such file.
+            OSError: the disk says no.
+        """
+        return open_plain_file(self._git_dir, self.format, kind, name)
+
+    def pack_names(self) -> list[str]:
+        """The file names of the packs in this repository itself, alternates left out, newest first."""
+        return list_packs(self._git_dir, self.format)
 
     def hook(self, name: str) -> HookCommand | None:
         """Tell how to start a hook; None when there is no executable file of that name.

@@ -6,7 +6,7 @@ from typing import Final
 import pytest
 
 from gitsmart.access.identity import Actor
-from gitsmart.access.rules import RECEIVE_PACK, UPLOAD_PACK, Anonymous, decide
+from gitsmart.access.rules import GETANYFILE, RECEIVE_PACK, UPLOAD_ARCHIVE, UPLOAD_PACK, Anonymous, decide
 from gitsmart.errors import AuthenticationRequired, Forbidden, GitsmartError, ServiceDisabled
 
 ALICE: Final = Actor("alice", "192.0.2.1")
@@ -54,6 +54,14 @@ TABLE: Final[dict[tuple[str, bool, Anonymous, bool | None], str]] = {
     (RECEIVE_PACK, False, "write", True): YES,
     (RECEIVE_PACK, False, "write", False): OFF,
 }
+LEVELS: Final[tuple[Anonymous, ...]] = ("none", "read", "write")
+for _named, _anonymous in itertools.product((True, False), LEVELS):
+    for _setting in (None, True, False):
+        # reading files is like fetching; archives are for users with a name, unless the config says more
+        _answer = TABLE[UPLOAD_PACK, _named, _anonymous, _setting]
+        TABLE[GETANYFILE, _named, _anonymous, _setting] = _answer
+        is_shut = not _named and _anonymous == "read" and _setting is None
+        TABLE[UPLOAD_ARCHIVE, _named, _anonymous, _setting] = SIGN_IN if is_shut else _answer
 
 
 def ask(
@@ -63,6 +71,8 @@ def ask(
     *,
     uploadpack: bool | None = None,
     receivepack: bool | None = None,
+    getanyfile: bool | None = None,
+    uploadarchive: bool | None = None,
     can_authenticate: bool = True,
 ) -> type[GitsmartError] | None:
     try:
@@ -71,6 +81,8 @@ def ask(
             service,
             uploadpack=uploadpack,
             receivepack=receivepack,
+            getanyfile=getanyfile,
+            uploadarchive=uploadarchive,
             anonymous=anonymous,
             can_authenticate=can_authenticate,
         )
@@ -82,7 +94,12 @@ def ask(
 def test_the_table_is_complete() -> None:
     anonymous: tuple[Anonymous, ...] = ("none", "read", "write")
     assert set(TABLE) == set(
-        itertools.product((UPLOAD_PACK, RECEIVE_PACK), (True, False), anonymous, (None, True, False))
+        itertools.product(
+            (UPLOAD_PACK, RECEIVE_PACK, GETANYFILE, UPLOAD_ARCHIVE),
+            (True, False),
+            anonymous,
+            (None, True, False),
+        )
     )
 
 
@@ -102,21 +119,26 @@ def test_the_table(
         OFF: ServiceDisabled,
         SIGN_IN: AuthenticationRequired if can_authenticate else Forbidden,
     }[TABLE[service, named, anonymous, setting]]
-    uploadpack, receivepack = (setting, other) if service == UPLOAD_PACK else (other, setting)
+    names = {
+        UPLOAD_PACK: "uploadpack",
+        RECEIVE_PACK: "receivepack",
+        GETANYFILE: "getanyfile",
+        UPLOAD_ARCHIVE: "uploadarchive",
+    }
+    settings = {name: setting if key == service else other for key, name in names.items()}
     for actor in (ALICE,) if named else (NOBODY, EMPTY):
         got = ask(
             actor,
             service,
             anonymous,
-            uploadpack=uploadpack,
-            receivepack=receivepack,
+            **settings,
             can_authenticate=can_authenticate,
         )
         assert got is wanted
 
 
 @pytest.mark.parametrize(
-    "service", ["git-upload-archive", "upload-pack", "receive-pack", "", "git-", "GIT-UPLOAD-PACK"]
+    "service", ["upload-archive", "upload-pack", "receive-pack", "", "git-", "GIT-UPLOAD-PACK"]
 )
 def test_other_services_are_off(service: str) -> None:
     assert ask(ALICE, service, "write") is ServiceDisabled

@@ -160,8 +160,7 @@ def test_other_methods_are_told_which_ones_there_are(
 @pytest.mark.parametrize(
     ("query", "named"),
     [
-        ("", "getanyfile"),
-        ("?service=", "getanyfile"),
+        ("?service=", ""),
         ("?service=git-upload-archive", "git-upload-archive"),
         ("?service=upload-pack", "upload-pack"),
         ("?service=git-upload-pack&service=x", "x"),
