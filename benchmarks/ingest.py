@@ -21,14 +21,26 @@ from pathlib import Path
 OURS = """
 import os, sys
 from pathlib import Path
+from gitsmart.errors import RepositoryUnusable
+from gitsmart.pack.fsck import Fsck, FsckRules, severities
 from gitsmart.pack.indexer import IngestLimits, ingest_pack
 from gitsmart.pack.objects import SHA1, SHA256
 from gitsmart.pack.store import ObjectStore
+from gitsmart.repo.gitconfig import iter_entries
+from gitsmart.wire.refname import is_valid_refname
 repo, fmt, detect = Path(sys.argv[1]), {"sha1": SHA1, "sha256": SHA256}[sys.argv[2]], sys.argv[3] == "on"
 directory = repo / "objects" / "incoming"
 directory.mkdir()
+fsck = None
+if sys.argv[4] != "off":
+    strict = sys.argv[4] == "strict"
+    rules = FsckRules(severities=severities([], strict=strict, warn=print)[0],
+                      parse_config=iter_entries,
+                      parse_error=RepositoryUnusable, is_refname=is_valid_refname, tolerate_0664=not strict)
+    fsck = Fsck(rules, fmt, lambda line: None)
 result = ingest_pack(lambda n: os.read(0, n), directory, fmt, bases=ObjectStore(repo / "objects", fmt),
-                     detect_collisions=detect, limits=IngestLimits(), tick=lambda done, total: None)
+                     detect_collisions=detect, limits=IngestLimits(), fsck=fsck,
+                     tick=lambda done, total: None)
 for path in directory.iterdir():
     fd = os.open(path, os.O_RDONLY)
     os.fsync(fd)
@@ -68,11 +80,15 @@ def main() -> None:
     parser.add_argument("--object-format", choices=["sha1", "sha256"], default="sha1")
     arguments = parser.parse_args()
     pack = arguments.pack.resolve()
+    ours = [sys.executable, "-c", OURS, "REPO", arguments.object_format]
     ways = {
         "git index-pack": ["git", "index-pack", "--stdin", "--fix-thin"],
         "git index-pack, 1 thread": ["git", "index-pack", "--stdin", "--fix-thin", "--threads=1"],
-        "gitsmart": [sys.executable, "-c", OURS, "REPO", arguments.object_format, "on"],
-        "gitsmart, no detection": [sys.executable, "-c", OURS, "REPO", arguments.object_format, "off"],
+        "git index-pack --strict": ["git", "index-pack", "--stdin", "--fix-thin", "--strict"],
+        "gitsmart": [*ours, "on", "dangerous"],
+        "gitsmart, strict fsck": [*ours, "on", "strict"],
+        "gitsmart, no fsck": [*ours, "on", "off"],
+        "gitsmart, no fsck, no detection": [*ours, "off", "off"],
     }
     runs: dict[str, list[Run]] = {name: [] for name in ways}
     with tempfile.TemporaryDirectory(prefix="ingest-") as scratch:
@@ -88,7 +104,7 @@ def main() -> None:
                 subprocess.run(["rm", "-rf", repo], check=True)
     megabytes = pack.stat().st_size / 1e6
     print(f"{pack.name}: {megabytes:.0f} MB, {arguments.runs} runs each, load {os.getloadavg()[0]:.1f}")
-    print(f"{'':28}{'wall s':>9}{'CPU s':>9}{'peak MB':>9}{'wall':>8}{'CPU':>8}  (ratios to git)")
+    print(f"{'':32}{'wall s':>9}{'CPU s':>9}{'peak MB':>9}{'wall':>8}{'CPU':>8}  (ratios to git)")
     first = runs["git index-pack"]
     base_wall = statistics.median(run.wall_s for run in first)
     base_cpu = statistics.median(run.cpu_s for run in first)
@@ -96,7 +112,7 @@ def main() -> None:
         wall = statistics.median(run.wall_s for run in done)
         cpu = statistics.median(run.cpu_s for run in done)
         peak = max(run.peak_mb for run in done)
-        print(f"{name:28}{wall:9.2f}{cpu:9.2f}{peak:9.0f}{wall / base_wall:8.2f}{cpu / base_cpu:8.2f}")
+        print(f"{name:32}{wall:9.2f}{cpu:9.2f}{peak:9.0f}{wall / base_wall:8.2f}{cpu / base_cpu:8.2f}")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,8 @@ inflated, and memory is taken for what arrives, never for what is announced. Mem
 besides its place in `PackFacts` (150), the base cache (32 MiB), and a base, a delta and its result, within
 `IngestLimits.delta_bytes`. A blob of 1 MiB or more that is no delta goes through in pieces.
 
-Not done here: fsync and moving into place (repo/quarantine.py), fsck's checks of style.
+Objects are fsck'ed on the way, where that is asked for (pack/fsck.py). Not done here: fsync and moving into
+place (repo/quarantine.py).
 """
 
 import contextlib
@@ -32,6 +33,7 @@ from typing import Final
 
 from gitsmart.errors import LimitExceeded, ObjectMissing, PackError
 from gitsmart.pack.delta import apply_delta, delta_sizes
+from gitsmart.pack.fsck import Fsck
 from gitsmart.pack.inflate import InflateError, crc32, decompressobj, inflate, inflated_pieces
 from gitsmart.pack.objectid import ObjectHasher
 from gitsmart.pack.objects import (
@@ -49,7 +51,7 @@ from gitsmart.pack.objects import (
 )
 from gitsmart.pack.packindex import index_pieces, order_by_name, reverse_index_pieces
 from gitsmart.pack.store import LooseObject, ObjectStore
-from gitsmart.pack.treedelta import delta_references, entry_ends
+from gitsmart.pack.treedelta import TreeChanges, delta_references, entry_ends
 
 __all__ = ["IngestLimits", "IngestedPack", "PackFacts", "ingest_pack"]
 
@@ -124,6 +126,7 @@ def ingest_pack(
     detect_collisions: bool = True,
     limits: IngestLimits,
     tick: Callable[[int, int], None],
+    fsck: Fsck | None = None,
     cache_bytes: int = _CACHE_BYTES,
 ) -> IngestedPack:
     """Read a pack to its end, check it, and write it into `directory`, mode 0444, not fsynced.
@@ -131,13 +134,15 @@ def ingest_pack(
     `read(n)` gives 1 to n bytes, b"" at the end. `bases` are the objects that are there already: a thin
     pack's deltas may build on them, and an object that they hold too must be the same byte by byte.
     `tick(done, total)` is called every few hundred objects or 16 MiB; what it raises ends the ingestion.
+    `fsck` is told of every object; without it all are taken that can be parsed.
     Blocking; one thread.
 
     Whatever is raised, also out of `read` or `tick`, nothing of it is left in `directory`.
 
-    Raises: PackError, LimitExceeded; ConfigError when collisions can't be detected; OSError from the disk.
+    Raises: PackError (FsckFailed is one), LimitExceeded; ConfigError when collisions can't be detected;
+    OSError from the disk.
     """
-    ingest = _Ingest(read, directory, fmt, bases, detect_collisions, limits, tick, cache_bytes)
+    ingest = _Ingest(read, directory, fmt, bases, detect_collisions, limits, tick, fsck, cache_bytes)
     try:
         return ingest.run()
     finally:
@@ -192,6 +197,7 @@ class _Ingest:
         detect_collisions: bool,
         limits: IngestLimits,
         tick: Callable[[int, int], None],
+        fsck: Fsck | None,
         cache_bytes: int,
     ) -> None:
         self._read = read
@@ -201,6 +207,8 @@ class _Ingest:
         self._bases = bases
         self._limits = limits
         self._tick = tick
+        self._fsck = fsck
+        self._clean = bytearray()  # 1: fsck has nothing to say of this tree; shorter than the list of objects
         self._hasher = ObjectHasher(fmt, detect_collisions=detect_collisions)
         # The stream: `_buffer[_pos:]` is what has not been used; `_start` is the offset of `_buffer[0]`.
         self._buffer = b""
@@ -251,6 +259,8 @@ class _Ingest:
         self._trailing()
         self._resolve_deferred()
         self._check_known()
+        if self._fsck is not None:
+            self._fsck.finish(self._read_for_fsck)
         self._tick(self._done, self._total)
         received = self._end + self._raw_len
         objects = self._total
@@ -499,13 +509,15 @@ class _Ingest:
         self._cache.put(index, (kind, data))
         self._record(index, kind, raw_oid, parent, depth)
         if kind != BLOB:
-            try:
-                if kind == TREE and parent >= 0 and len(delta) * _SMALL_DELTA < len(data):
-                    self._note_tree_delta(index, data, parent, delta)
-                else:
+            if kind == TREE and parent >= 0 and len(delta) * _SMALL_DELTA < len(data):
+                self._add_tree_delta(index, raw_oid, data, parent, delta)
+            else:
+                if self._fsck is not None:
+                    self._check(index, kind, raw_oid, data)
+                try:
                     self._note_references(kind, data)
-            except PackError as error:
-                raise PackError(f"bad object {to_hex(raw_oid).decode()}: {error}") from error
+                except PackError as error:
+                    raise _bad_object(raw_oid, error) from error
         self._resolved_bytes += len(data)
         self._work_bytes += len(data)
         if self._work_bytes >= _TICK_BYTES:
@@ -528,7 +540,62 @@ class _Ingest:
             if target not in own[declared]:
                 wanted[declared].add(target)
 
-    def _note_tree_delta(self, index: int, data: bytes, base: int, delta: bytes) -> None:
+    def _check(self, index: int, kind: int, raw_oid: bytes, data: bytes) -> None:
+        assert self._fsck is not None
+        if self._fsck.check(kind, raw_oid, data) and kind == TREE:
+            self._note_clean(index)
+
+    def _note_clean(self, index: int) -> None:
+        clean = self._clean
+        if index >= len(clean):
+            clean.extend(bytes(index + 1 - len(clean)))
+        clean[index] = 1
+
+    def _add_tree_delta(self, index: int, raw_oid: bytes, data: bytes, base: int, delta: bytes) -> None:
+        """Note and check a tree by what differs from its base."""
+        fsck = self._fsck
+        changes = TreeChanges() if fsck is not None and fsck.follows_changes else None
+        try:
+            self._note_tree_delta(index, data, base, delta, changes)
+        except PackError as error:
+            if fsck is not None:
+                fsck.check(TREE, raw_oid, data)  # it says so in git's words
+            raise _bad_object(raw_oid, error) from error
+        if fsck is None:
+            return
+        is_base_clean = base < len(self._clean) and self._clean[base]
+        if changes is None or not is_base_clean or not changes.is_each_copied_once:
+            self._check(index, TREE, raw_oid, data)
+        elif fsck.check_changes(raw_oid, data, changes.fresh):
+            self._note_clean(index)
+
+    def _read_for_fsck(self, raw_oid: bytes, limit_bytes: int) -> tuple[int, bytes] | None:
+        """Give an object of the pack, or else of the repository; see `Fsck.finish`."""
+        self._work(0)
+        index = self._indexes().get(raw_oid)
+        if index is not None:
+            kind = self._types[index]
+            if kind != BLOB:
+                return kind, b""
+            if index in self._huge:
+                offset, end = self._extent(index)
+                size, _ = self._entry_size(os.pread(self._fd, min(end - offset, 64), offset))
+                if size > limit_bytes:
+                    return None
+            data = b"".join(self._all_pieces(index))
+            self._work(len(data))
+            return (kind, data) if len(data) <= limit_bytes else None
+        kind, size = self._bases.size_of(raw_oid)
+        if kind != BLOB:
+            return kind, b""
+        if size > limit_bytes:
+            return None
+        self._work(size)
+        return self._bases.read(raw_oid, limit_bytes=limit_bytes)
+
+    def _note_tree_delta(
+        self, index: int, data: bytes, base: int, delta: bytes, changes: TreeChanges | None
+    ) -> None:
         """Note what a tree refers to that its base, noted before, does not."""
         cache = self._tree_ends
         base_ends = cache.get(base)
@@ -537,7 +604,7 @@ class _Ingest:
             self._keep_ends(base, base_ends)
         else:
             cache.move_to_end(base)
-        trees, blobs, ends = delta_references(base_ends, delta, data, self._raw_len)
+        trees, blobs, ends = delta_references(base_ends, delta, data, self._raw_len, changes)
         self._wanted[TREE].update(trees.difference(self._own[TREE]))
         self._wanted[BLOB].update(blobs.difference(self._own[BLOB]))
         self._keep_ends(index, ends)
@@ -975,6 +1042,10 @@ class _Ingest:
         finally:
             os.close(fd)
         return path
+
+
+def _bad_object(raw_oid: bytes, error: PackError) -> PackError:
+    return PackError(f"bad object {to_hex(raw_oid).decode()}: {error}")
 
 
 def _collision(raw_oid: bytes) -> PackError:

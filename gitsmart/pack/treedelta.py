@@ -14,13 +14,14 @@ guessed. Measured by benchmarks/ingest.py.
 import re
 from array import array
 from bisect import bisect_left, bisect_right
-from itertools import accumulate
+from dataclasses import dataclass, field
+from itertools import accumulate, pairwise
 from typing import Final
 
 from gitsmart.errors import PackError
 from gitsmart.pack.delta import delta_sizes, iter_instructions
 
-__all__ = ["delta_references", "entry_ends"]
+__all__ = ["TreeChanges", "delta_references", "entry_ends"]
 
 _TREE: Final = 0o040000
 _LINK: Final = 0o160000
@@ -32,6 +33,21 @@ _ENTRIES: Final = {
     for raw_len in (20, 32)
 }
 _HEADS: Final = re.compile(rb"(0*(?:1[0-7]{5}|[0-7]{1,5})) [^\0]++\0")
+
+
+@dataclass(slots=True)
+class TreeChanges:
+    """How a tree came out of its base: which entries were parsed, and which copied whole."""
+
+    fresh: list[tuple[int, int]] = field(default_factory=list)
+    """Start and end of each entry of the result that was parsed."""
+    copied: list[tuple[int, int]] = field(default_factory=list)
+    """Numbers of the base's entries, first and behind the last, in the result's order."""
+
+    @property
+    def is_each_copied_once(self) -> bool:
+        """True when no entry of the base can be twice in the result."""
+        return all(before[1] <= after[0] for before, after in pairwise(self.copied))
 
 
 def entry_ends(data: bytes, raw_len: int) -> "array[int]":
@@ -47,12 +63,17 @@ def entry_ends(data: bytes, raw_len: int) -> "array[int]":
 
 
 def delta_references(
-    base_ends: "array[int]", delta: bytes, result: bytes, raw_len: int
+    base_ends: "array[int]",
+    delta: bytes,
+    result: bytes,
+    raw_len: int,
+    changes: TreeChanges | None = None,
 ) -> tuple[set[bytes], set[bytes], "array[int]"]:
     """Give the raw oids of the subtrees and blobs that are new in `result`, and its ends.
 
     `base_ends` is `entry_ends` of the base, and `result` what `delta` made of it. Of the references that the
-    base has too some are given, some not. One step for each instruction, and for each entry not copied.
+    base has too some are given, some not. `changes`, when given, is filled. One step for each instruction
+    and for each entry not copied.
 
     Raises: PackError when the result is malformed.
     """
@@ -77,6 +98,8 @@ def delta_references(
         elif kind != _LINK:
             blobs.add(result[end - raw_len : end])
         ends.append(end)
+        if changes is not None:
+            changes.fresh.append((done, end))
         return end
 
     for from_base, offset, size in iter_instructions(delta, delta_sizes(delta)[2]):
@@ -90,6 +113,8 @@ def delta_references(
                 if first >= 0:
                     last = bisect_right(base_ends, offset + size)
                     if last > first:
+                        if changes is not None:
+                            changes.copied.append((first, last))
                         copied = base_ends[first:last]
                         if shift:
                             copied = array("I", [end + shift for end in copied])

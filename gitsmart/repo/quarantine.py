@@ -26,6 +26,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
+from gitsmart.pack.fsck import Fsck
 from gitsmart.pack.indexer import IngestedPack, IngestLimits, PackFacts, ingest_pack
 from gitsmart.pack.objects import to_raw
 from gitsmart.pack.store import ObjectStore
@@ -99,6 +100,7 @@ class Push:
         limits: IngestLimits,
         detect_collisions: bool = True,
         tick: Callable[[int, int], None] = lambda done, total: None,
+        fsck: Fsck | None = None,
     ) -> IngestedPack:
         """Read a pack to its end into the quarantine; see `pack.indexer.ingest_pack`.
 
@@ -119,6 +121,7 @@ class Push:
             detect_collisions=detect_collisions,
             limits=limits,
             tick=tick,
+            fsck=fsck,
         )
         self._objects.refresh()
         if pack.objects:

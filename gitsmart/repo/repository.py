@@ -50,6 +50,7 @@ _V1_EXTENSIONS = {
 }
 _SHALLOW_LIMIT_BYTES = 64 << 20
 _NAMED_LIMIT_BYTES = 64 << 20
+_NAMED_LIMIT_BYTES = 64 << 20
 _VIEWS = 64  # of different namespaces; each holds a name for each ref that it shows
 
 
@@ -240,6 +241,28 @@ class Repository:
     def pack_names(self) -> list[str]:
         """The file names of the packs in this repository itself, alternates left out, newest first."""
         return list_packs(self._git_dir, self.format)
+
+    def read_files_of(self, name: str) -> list[bytes]:
+        """Read the files that a config variable names, as git-config(1), "pathname", has it.
+
+        Relative to the repository's directory, where git's services run; at most 64 MiB each.
+
+        Raises:
+            RepositoryUnusable: one can't be read.
+        """
+        found = []
+        for value in self.config.get_all(name):
+            if value is None:
+                raise RepositoryUnusable(f"missing value for {name!r} in the repository's config")
+            try:
+                with open(self._git_dir / Path(value).expanduser(), "rb") as file:
+                    data = file.read(_NAMED_LIMIT_BYTES + 1)
+            except (OSError, RuntimeError) as error:
+                raise RepositoryUnusable(f"the file that {name!r} names can't be read") from error
+            if len(data) > _NAMED_LIMIT_BYTES:
+                raise RepositoryUnusable(f"the file that {name!r} names is too large")
+            found.append(data)
+        return found
 
     def hook(self, name: str) -> HookCommand | None:
         """Tell how to start a hook; None when there is no executable file of that name.

@@ -2,7 +2,8 @@
 
      1  read the commands, shallow lines and push options
      2  judge them by name, config and the refs as they are: what can't go well is refused before the pack
-     3  the pack streams into a quarantine, or is read and dropped when no command is left that needs it
+     3  the pack streams into a quarantine, and its objects are fsck'ed (pack/fsck.py); or it is read and
+        dropped, when no command is left that needs it
      4  connectivity: each new tip reaches only objects that are there
      5  judge again: fast-forward, commits on branches, and the refs as they are by now
      6  pre-receive, which sees the quarantine. Up to here a client that leaves ends the push, without a trace
@@ -21,7 +22,7 @@ report comes after post-receive, so that its output isn't cut off by clients tha
 have the report.
 
 gitprotocol-pack, "Pushing Data To a Server"; git: builtin/receive-pack.c. Not here: push certificates,
-proc-receive, hidden refs, fsck of objects, updating the repository's shallow file (pushes that need it are
+proc-receive, hidden refs, updating the repository's shallow file (pushes that need it are
 refused).
 """
 
@@ -34,6 +35,7 @@ from dataclasses import dataclass
 
 from gitsmart.access.identity import Actor
 from gitsmart.errors import Disconnected, GitsmartError, PackError, ProtocolError
+from gitsmart.pack.fsck import FsckFailed
 from gitsmart.pack.objects import to_raw
 from gitsmart.repo.quarantine import Push
 from gitsmart.repo.ref_transaction import (
@@ -48,6 +50,7 @@ from gitsmart.repo.ref_transaction import (
 from gitsmart.repo.refs import RefState
 from gitsmart.repo.repository import Repository
 from gitsmart.service.channel import Channel
+from gitsmart.service.fsck_config import fsck_of_push
 from gitsmart.service.hooks import committer, push_environ, run_hook
 from gitsmart.service.options import ServiceOptions, ServiceReport
 from gitsmart.service.packets import PktLineReader
@@ -349,15 +352,20 @@ class _ReceivePack:
         configured = self._repo.config.get_int("receive.maxInputSize", 0)
         if configured > 0:
             limits = dataclasses.replace(limits, pack_bytes=min(configured, limits.pack_bytes or configured))
+        fsck = fsck_of_push(self._repo, self._note_finding)
         try:
             pack = push.ingest(
                 self._read_pack,
                 limits=limits,
                 detect_collisions=self._options.detect_collisions,
                 tick=self._tick_pack,
+                fsck=fsck,
             )
         except Disconnected:
             raise
+        except FsckFailed as error:
+            self._say(f"fatal: {error}\n")
+            self._unpack_error = "index-pack abnormal exit"  # git's, since clients know that one
         except (PackError, ProtocolError) as error:
             self._unpack_error = str(error)
         except OSError as error:
@@ -374,6 +382,12 @@ class _ReceivePack:
             update.reason = "unpacker error"  # of every command (git: execute_commands())
         push.close()  # now: a full disk must not wait for a client that has much more to send
         self._drain()
+
+    def _note_finding(self, line: str) -> None:
+        """Pass on what fsck says of an object; the first error is the log's as well."""
+        if line.startswith("error: ") and not self._report.note:
+            self._report.note = line.removeprefix("error: ").rstrip()
+        self._say(line)
 
     def _read_pack(self, n: int) -> bytes:
         data = self._packets.read(n)
