@@ -106,7 +106,7 @@ def _make_site(config: Config, *, loopback: bool) -> Site:
     limits = config.limits
     return Site(
         config=config,
-        root=RepositoryRoot(Path(config.server.root)),
+        root=RepositoryRoot(Path(config.server.root), export_all=config.server.export_all),
         workers=Workers(threads=limits.workers, idle_timeout_s=limits.idle_timeout_s),
         options=ServiceOptions(
             keepalive_s=limits.keepalive_s,

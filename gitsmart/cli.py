@@ -1,7 +1,7 @@
 """The command line: parse, call, print, exit. Exit status 2: usage or configuration; 1: it can't be done now.
 
 gitsmart serve [ROOT] [--host H] [--port P] [--anonymous none|read|write] [--htpasswd FILE]
-               [--trusted-proxy ADDRESS] [--config FILE] [--log-format text|json]
+               [--trusted-proxy ADDRESS] [--require-export-ok] [--config FILE] [--log-format text|json]
 gitsmart init NAME [--object-format sha1|sha256] [--root ROOT] [--config FILE]
 gitsmart list [ROOT] [--config FILE]
 """
@@ -26,6 +26,7 @@ _OPTIONS = {
     "--host": "server.host",
     "--port": "server.port",
     "--log-format": "server.log_format",
+    "--require-export-ok": "server.export_all",
     "--anonymous": "access.anonymous",
     "--htpasswd": "access.htpasswd",
     "--trusted-proxy": "access.trusted_proxies",
@@ -58,6 +59,12 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="ADDRESS",
         action="append",
         help="an IP address or network from which X-Remote-User names the user; may be given more than once",
+    )
+    serve.add_argument(
+        "--require-export-ok",
+        action="store_const",
+        const=False,
+        help="serve only repositories that hold a file git-daemon-export-ok",
     )
     serve.add_argument("--log-format", choices=["text", "json"], help="of the log on stderr (default: text)")
     serve.add_argument("--config", metavar="FILE", type=Path, help="a TOML file; flags override it")

@@ -8,6 +8,7 @@ repository's git config is another thing: see repo/gitconfig.py.
 """
 
 import ipaddress
+import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -18,7 +19,7 @@ from msgspec import Meta
 
 from gitsmart.errors import ConfigError
 
-__all__ = ["Access", "Config", "Limits", "Network", "Push", "Server", "load", "options"]
+__all__ = ["Access", "Config", "Http", "Limits", "Network", "Push", "Server", "load", "options"]
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -37,6 +38,10 @@ Addresses = Annotated[
     tuple[str, ...],
     Meta(description='a list of IP addresses or networks, such as ["127.0.0.1", "10.0.0.0/8"]'),
 ]
+Origins = Annotated[
+    tuple[str, ...],
+    Meta(description='a list of origins, such as ["https://example.org", "http://localhost:8080"], or ["*"]'),
+]
 AnonymousOrAuto = Annotated[
     Literal["auto", "none", "read", "write"], Meta(description='"auto", "none", "read" or "write"')
 ]
@@ -50,6 +55,7 @@ class Server(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     root: Text = "repos"
     host: Text = "127.0.0.1"
     port: Port = 8080
+    export_all: Switch = True
     drain_s: Seconds = 30.0
     log_format: LogFormat = "text"
 
@@ -61,6 +67,13 @@ class Access(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     htpasswd: OptionalPath = ""
     realm: Realm = "git"
     trusted_proxies: Addresses = ()
+
+
+class Http(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[http]: how responses are sent, and to whose web pages."""
+
+    gzip: Switch = True
+    cors_origins: Origins = ()
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -90,6 +103,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     server: Server = Server()
     access: Access = Access()
+    http: Http = Http()
     limits: Limits = Limits()
     push: Push = Push()
 
@@ -112,12 +126,16 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         return "write" if loopback and not self.can_authenticate() else "read"
 
 
-_SECTIONS: dict[str, type[Server] | type[Access] | type[Limits] | type[Push]] = {
+_SECTIONS: dict[str, type[Server] | type[Http] | type[Access] | type[Limits] | type[Push]] = {
     "server": Server,
     "access": Access,
+    "http": Http,
     "limits": Limits,
     "push": Push,
 }
+
+_ORIGIN = re.compile(r"\*|https?://[a-z0-9.:\[\]-]+")
+"""As browsers send it: scheme and host in lower case, no path (RFC 6454 section 6.2)."""
 
 
 def options() -> Iterator[tuple[str, Any, str]]:
@@ -146,6 +164,7 @@ def load(path: Path | None = None, flags: Mapping[str, tuple[str, object]] | Non
     return Config(
         server=Server(**values["server"]),  # type: ignore[arg-type]  # each value was converted by _check
         access=Access(**values["access"]),  # type: ignore[arg-type]
+        http=Http(**values["http"]),  # type: ignore[arg-type]
         limits=Limits(**values["limits"]),  # type: ignore[arg-type]
         push=Push(**values["push"]),  # type: ignore[arg-type]
     )
@@ -181,6 +200,8 @@ def _check(section: str, key: str, value: object, where: str) -> object:
     hint = get_type_hints(_SECTIONS[section], include_extras=True)[key]
     try:
         checked: object = msgspec.convert(value, hint)
+        if hint is Origins and not all(map(_ORIGIN.fullmatch, checked if isinstance(checked, tuple) else ())):
+            raise ValueError
         if hint is Addresses:
             for text in checked if isinstance(checked, tuple) else ():
                 _network(text)

@@ -143,6 +143,23 @@ def test_start_up_line_names_a_repository_that_can_be_cloned(start: Start) -> No
     assert process.line() == f"git clone http://127.0.0.1:{port}/z.git"
 
 
+def test_only_exported_repositories(start: Start) -> None:
+    subprocess.run(["git", "init", "-q", "--bare", str(start.cwd / "repos" / "shown.git")], check=True)
+    (start.cwd / "repos" / "shown.git" / "git-daemon-export-ok").touch()
+    process = start("-m", "gitsmart", "serve", "repos", "--port", "0", "--require-export-ok")
+    port = process.port()
+    assert process.line() == f"git clone http://127.0.0.1:{port}/shown.git"
+
+    def lists(name: str) -> bool:
+        command = ["git", "ls-remote", f"http://127.0.0.1:{port}/{name}"]
+        return subprocess.run(command, capture_output=True).returncode == 0
+
+    assert (lists("shown.git"), lists("demo.git")) == (True, False)
+    (start.cwd / "repos" / "demo.git" / "git-daemon-export-ok").touch()
+    (start.cwd / "repos" / "shown.git" / "git-daemon-export-ok").unlink()
+    assert (lists("shown.git"), lists("demo.git")) == (False, True)
+
+
 def test_sigterm_lets_running_requests_end(start: Start) -> None:
     process = start.serve()
     port = process.port()

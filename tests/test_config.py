@@ -40,9 +40,11 @@ def test_file_is_read_and_flags_win(write: Writer) -> None:
     [
         pytest.param("[server]\nprot = 1\n", ["'server.prot'", "host", "port"], id="unknown key"),
         pytest.param(
-            "[servre]\nport = 1\n", ["'servre'", "access, limits, push, server"], id="unknown section"
+            "[servre]\nport = 1\n", ["'servre'", "access, http, limits, push, server"], id="unknown section"
         ),
-        pytest.param("port = 1\n", ["'port'", "access, limits, push, server"], id="key outside a section"),
+        pytest.param(
+            "port = 1\n", ["'port'", "access, http, limits, push, server"], id="key outside a section"
+        ),
         pytest.param("server = 1\n", ["'server'", "[server]"], id="section is a value"),
         pytest.param("[server]\nport = 65536\n", ["server.port", "65536", "0 (any free port)"], id="range"),
         pytest.param('[server]\nport = "80"\n', ["server.port", "'80'", "integer"], id="type"),
@@ -62,6 +64,11 @@ def test_file_is_read_and_flags_win(write: Writer) -> None:
             '[access]\ntrusted_proxies = "::1"\n', ["access.trusted_proxies", "'::1'"], id="no list"
         ),
         pytest.param("[limits]\nworkers = 0\n", ["limits.workers", "0", "1 to 4096"], id="zero workers"),
+        pytest.param(
+            '[http]\ncors_origins = ["https://example.org/path"]\n',
+            ["http.cors_origins", "origins"],
+            id="origin",
+        ),
         pytest.param("[server\n", ["not TOML"], id="syntax"),
     ],
 )

@@ -4,7 +4,8 @@ log line.
     Site       everything that requests share: config, root, workers, passwords
     Handler    a Tornado handler that answers errors as `errors.answer_to` says and logs one line when it ends
 
-A client never sees more headers than the ones named here: no Etag, no Vary, no cookies.
+A client never sees more headers than the ones named here, unless CORS is on: no Etag, no cookies. No Vary
+either: what is gzip'd no cache may give out without asking here, so none gives it to the wrong client.
 """
 
 import asyncio

@@ -30,15 +30,16 @@ from gitsmart.errors import (
     RepositoryNotFound,
     ServiceDisabled,
 )
+from gitsmart.httpd.cors import cors_headers, preflight_headers
 from gitsmart.httpd.errors import UnsupportedMediaType
 from gitsmart.httpd.handler import Handler, Site, shorten
 from gitsmart.repo.repository import Repository
 from gitsmart.service.advertise import ServiceName, advertise
-from gitsmart.service.channel import Channel, DecodedChannel
+from gitsmart.service.channel import Channel, DecodedChannel, GzippedChannel, PeekedChannel
 from gitsmart.service.options import ServiceReport
 from gitsmart.service.receive_pack import receive_pack
 from gitsmart.service.upload_pack import upload_pack
-from gitsmart.wire.content import CODINGS, ContentDecoder
+from gitsmart.wire.content import CODINGS, ContentDecoder, accepts_gzip
 from gitsmart.workers import Exchange
 
 __all__ = ["InfoRefs", "ServiceRpc", "requested_version"]
@@ -46,10 +47,17 @@ __all__ = ["InfoRefs", "ServiceRpc", "requested_version"]
 HIGHEST_VERSION: Final[dict[str, int]] = {UPLOAD_PACK: 2, RECEIVE_PACK: 1}
 """gitprotocol-v2 has no push: receive-pack answers a request for 2 with 0 (git: builtin/receive-pack.c)."""
 
+LS_REFS: Final = b"0014command=ls-refs"
+"""How a v2 request for refs begins; git sends the command first."""
+
 REST_OF_BODY_S: Final = 1.0
 """How long a finished response waits for the request's end, so that the connection can be kept alive."""
 
+GZIP_FROM_BYTES: Final = 1024
+"""Smaller responses fit into a packet of the network anyway."""
+
 Service = Callable[[Channel], ServiceReport]
+Gzipper = Callable[[Service, Callable[[], None], Channel], ServiceReport]
 
 
 def requested_version(fields: list[str], service: str) -> int:
@@ -88,6 +96,45 @@ class SmartHandler(Handler):
         self._task: asyncio.Task[None] | None = None
         self._body_ended = asyncio.Event()
         self._report = ServiceReport()
+        self.add_cors_headers()
+
+    def set_default_headers(self) -> None:
+        super().set_default_headers()
+        if hasattr(self, "site"):  # not yet when Tornado's own __init__ asks for them
+            self.add_cors_headers()
+
+    def add_cors_headers(self) -> None:
+        """Let in web pages of other origins, where the configuration says so."""
+        allowed = self.site.config.http.cors_origins
+        for name, value in cors_headers(allowed, self.request.headers.get("Origin")):
+            self.set_header(name, value)
+
+    def answer_preflight(self) -> bool:
+        """Answer a browser that asks whether its page may send this; False: it is no such question."""
+        headers = self.request.headers
+        if self.request.method != "OPTIONS" or "Access-Control-Request-Method" not in headers:
+            return False
+        allowed = self.site.config.http.cors_origins
+        answer = preflight_headers(allowed, headers.get("Origin"), self.allowed)
+        if not answer:
+            return False
+        self.set_status(204)
+        self.clear_header("Content-Type")
+        for name, value in answer:
+            self.set_header(name, value)
+        self.finish()
+        return True
+
+    # -- gzip
+
+    def gzipped(self, service: Service, run: "Gzipper") -> Service:
+        """Return the service with its response gzip'd by `run`, if the client accepts that."""
+        accepted = accepts_gzip(self.request.headers.get_list("Accept-Encoding"))
+        return partial(run, service, self.note_gzip) if accepted and self.site.config.http.gzip else service
+
+    def note_gzip(self) -> None:
+        """Note that the response is gzip'd: in the worker, before the first byte crosses to the loop."""
+        self.set_header("Content-Encoding", "gzip")
 
     def decode_argument(self, value: bytes, name: str | None = None) -> str:
         """Decode the repository's name, which Tornado has percent-decoded once. UTF-8, or there is no such
@@ -101,6 +148,8 @@ class SmartHandler(Handler):
     # -- before the body
 
     async def prepare(self) -> None:
+        if self.answer_preflight():
+            return
         self.check_method()
         # Tornado's own server refuses bodies of more than 100 MB unless it is told otherwise; ours has no
         # such bound
@@ -235,7 +284,7 @@ class InfoRefs(SmartHandler):
         self.set_header("Content-Type", f"application/x-{self.service}-advertisement")
         self.fields["phase"] = "advertise"
         service: ServiceName = UPLOAD_PACK if self.service == UPLOAD_PACK else RECEIVE_PACK
-        return partial(_advertise, repo, service, self.version, self.site)
+        return self.gzipped(partial(_advertise, repo, service, self.version, self.site), _gzipped)
 
     async def get(self, name: str) -> None:
         await self._body_complete()
@@ -272,6 +321,8 @@ class ServiceRpc(SmartHandler):
         self.set_header("Content-Type", f"application/x-{self.service}-result")
         if self.service == UPLOAD_PACK:
             service: Service = partial(_upload_pack, repo, self.version, self.site)
+            if self.version == 2:
+                service = self.gzipped(service, _gzipped_ls_refs)
         else:
             service = partial(_receive_pack, repo, self.version, self.site, actor)
         if self.coding in CODINGS:
@@ -294,6 +345,21 @@ def _receive_pack(
     repo: Repository, version: int, site: Site, actor: Actor, channel: Channel
 ) -> ServiceReport:
     return receive_pack(repo, channel, version=version, actor=actor, options=site.options)
+
+
+def _gzipped(service: Service, on_gzip: Callable[[], None], channel: Channel) -> ServiceReport:
+    gzipped = GzippedChannel(channel, on_gzip=on_gzip, threshold_bytes=GZIP_FROM_BYTES)
+    report = service(gzipped)
+    gzipped.finish()
+    return report
+
+
+def _gzipped_ls_refs(service: Service, on_gzip: Callable[[], None], channel: Channel) -> ServiceReport:
+    """Gzip a list of refs, but no pack: that is compressed already, and needs its keepalives."""
+    peeked = PeekedChannel(channel, len(LS_REFS))
+    if peeked.head[4:] == LS_REFS[4:]:
+        return _gzipped(service, on_gzip, peeked)
+    return service(peeked)
 
 
 def _decoded(service: Service, decoder: ContentDecoder, channel: Channel) -> ServiceReport:

@@ -54,8 +54,13 @@ class InvalidRepositoryName(RepositoryError):
 class RepositoryRoot:
     """All repositories below one directory. Thread-safe; every method blocks on disk."""
 
-    def __init__(self, path: Path, server: ServerConfig = NO_SERVER_CONFIG) -> None:
+    def __init__(
+        self, path: Path, server: ServerConfig = NO_SERVER_CONFIG, *, export_all: bool = True
+    ) -> None:
         """Serve the directory `path`, which must exist. `server`: git config for all repositories.
+
+        Args:
+            export_all: False: only repositories that hold a file git-daemon-export-ok.
 
         Raises:
             ConfigError: it is no directory, or can't be read.
@@ -68,6 +73,7 @@ class RepositoryRoot:
             raise ConfigError(f"repository root {str(path)!r} can't be read: {error.strerror}") from None
         self.path = Path(os.path.realpath(path))
         self._server = server
+        self._export_all = export_all
         self._handles: OrderedDict[Path, tuple[object, Repository]] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -79,13 +85,16 @@ class RepositoryRoot:
             RepositoryUnusable: there is one, of a format that this server can't serve.
         """
         found = self._locate(name)
-        if found is None:
+        if found is None or not self._is_exported(found[1]):
             raise RepositoryNotFound("repository not found")
         return self._handle(*found)
 
     def names(self) -> Iterator[str]:
         """Give the names of all repositories, sorted; never looks inside one, or deeper than 32 folders."""
-        yield from self._names_below(self.path, "", {_inode(self.path)}, NESTING)
+        for name in self._all_names():
+            found = self._locate(name)
+            if found is not None and self._is_exported(found[1]):
+                yield name
 
     def create(self, name: str, *, object_format: str = "sha1") -> Repository:
         """Make an empty bare repository that git accepts, whole or not at all; missing folders are made.
@@ -128,7 +137,7 @@ class RepositoryRoot:
         What belongs to a living server, this one included, or to git stays.
         """
         count = 0
-        for name in self.names():
+        for name in self._all_names():
             found = self._locate(name)
             if found is not None:
                 count += sweep_repository(found[1])
@@ -170,6 +179,10 @@ class RepositoryRoot:
         except (OSError, ValueError):  # a name that is too long, or that the file system can't encode
             return None
         return None
+
+    def _is_exported(self, git_dir: Path) -> bool:
+        """See git: http-backend.c cmd_main(), GIT_HTTP_EXPORT_ALL."""
+        return self._export_all or (git_dir / "git-daemon-export-ok").exists()
 
     def _relative_if_servable(self, real: Path) -> str | None:
         """The name of a real path, when it is below the root and no folder above it is a repository."""
@@ -221,6 +234,9 @@ class RepositoryRoot:
         return repository
 
     # Walks
+
+    def _all_names(self) -> Iterator[str]:
+        yield from self._names_below(self.path, "", {_inode(self.path)}, NESTING)
 
     def _names_below(
         self, folder: Path, prefix: str, above: set[tuple[int, int]], depth: int

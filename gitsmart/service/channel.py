@@ -6,11 +6,12 @@ A service runs in a worker, blocks freely, and meets its peer only here. `worker
 HTTP request; tests make one from two byte strings.
 """
 
+from collections.abc import Callable
 from typing import Protocol
 
-from gitsmart.wire.content import ContentDecoder
+from gitsmart.wire.content import ContentDecoder, GzipEncoder
 
-__all__ = ["Channel", "DecodedChannel"]
+__all__ = ["Channel", "DecodedChannel", "GzippedChannel", "PeekedChannel"]
 
 
 class Channel(Protocol):
@@ -77,3 +78,69 @@ class DecodedChannel:
                 self._ended = True
         data, self._ready = self._ready[:n], self._ready[n:]
         return data
+
+
+class PeekedChannel:
+    """A channel some of whose request was looked at, and is read again."""
+
+    def __init__(self, inner: Channel, n: int) -> None:
+        """Wait for `n` bytes of the request, or its end; `head` is what has come."""
+        self._inner = inner
+        self.head = b""
+        while len(self.head) < n and (data := inner.read(n - len(self.head))):
+            self.head += data
+        self._waiting = self.head
+        self.write = inner.write
+        self.flush = inner.flush
+        self.check = inner.check
+        self.keepalive = inner.keepalive
+
+    def read(self, n: int) -> bytes:
+        """See `Channel.read`."""
+        if not self._waiting:
+            return self._inner.read(n)
+        data, self._waiting = self._waiting[:n], self._waiting[n:]
+        return data
+
+
+class GzippedChannel:
+    """A channel whose response is gzip'd, unless it stays small; for services that write it in one go.
+
+    Call `finish` when the service has ended well. Flushes and keepalives come to nothing.
+
+    Args:
+        on_gzip: called before the first byte, when it is decided that they will be gzip'd.
+        threshold_bytes: smaller responses go out as they are.
+    """
+
+    def __init__(self, inner: Channel, *, on_gzip: Callable[[], None], threshold_bytes: int) -> None:
+        self._inner = inner
+        self._on_gzip = on_gzip
+        self._threshold = threshold_bytes
+        self._small = bytearray()
+        self._encoder: GzipEncoder | None = None
+        self.read = inner.read
+        self.check = inner.check
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """See `Channel.write`."""
+        if self._encoder is None:
+            self._small += data
+            if len(self._small) < self._threshold:
+                return
+            self._on_gzip()
+            self._encoder = GzipEncoder()
+            data, self._small = self._small, bytearray()
+        coded = self._encoder.encode(data)
+        if coded:
+            self._inner.write(coded)
+
+    def flush(self) -> None:
+        """Nothing: what was written crosses when there is enough, or at the end."""
+
+    def keepalive(self, packet: bytes, interval_s: float) -> None:
+        """Nothing: a packet would land inside the coded bytes."""
+
+    def finish(self) -> None:
+        """Write the rest."""
+        self._inner.write(self._small if self._encoder is None else self._encoder.finish())

@@ -1,4 +1,4 @@
-"""Content codings of request bodies: gzip, x-gzip and deflate, inflated in bounded steps.
+"""Content codings: gzip, x-gzip and deflate of request bodies, inflated in bounded steps; gzip of responses.
 
     coded bytes -> feed -> inflate(n) -> up to n bytes of the body
 
@@ -11,12 +11,14 @@ Memory: what was fed and is not yet inflated, zlib's 32 KiB window, and the piec
 linear in what goes in and comes out, however it is cut.
 """
 
+import re
 import zlib
 from collections import deque
+from collections.abc import Iterable
 
 from gitsmart.errors import LimitExceeded, ProtocolError
 
-__all__ = ["CODINGS", "RATIO_FLOOR_BYTES", "ContentDecoder"]
+__all__ = ["CODINGS", "RATIO_FLOOR_BYTES", "ContentDecoder", "GzipEncoder", "accepts_gzip"]
 
 CODINGS = frozenset({"gzip", "x-gzip", "deflate"})
 
@@ -30,6 +32,39 @@ RATIO_FLOOR_BYTES = 1 << 20
 _WINDOW_BYTES = 16384
 
 _GZIP_WBITS, _ZLIB_WBITS, _RAW_WBITS = 31, 15, -15
+
+_WEIGHTED = re.compile(
+    r"[ \t]*([!#$%&'*+.^_`|~0-9A-Za-z-]+)[ \t]*(?:;[ \t]*[qQ]=([01](?:\.[0-9]{0,3})?)[ \t]*)?"
+)
+
+
+def accepts_gzip(fields: Iterable[str]) -> bool:
+    """Whether `Accept-Encoding` fields name gzip (RFC 9110 section 12.5.3); "*" alone does not do.
+
+    >>> accepts_gzip(["deflate, gzip"]), accepts_gzip(["gzip;q=0"]), accepts_gzip([])
+    (True, False, False)
+    """
+    for field in fields:
+        for item in field.split(","):
+            match = _WEIGHTED.fullmatch(item)
+            if match is not None and match[1].lower() in ("gzip", "x-gzip"):
+                return float(match[2] or "1") > 0
+    return False
+
+
+class GzipEncoder:
+    """Deflate one response. Fast rather than small: ids don't get much smaller by trying (level 1)."""
+
+    def __init__(self) -> None:
+        self._stream = zlib.compressobj(1, zlib.DEFLATED, _GZIP_WBITS)
+
+    def encode(self, data: bytes | bytearray | memoryview) -> bytes:
+        """Return what can be sent so far; often nothing."""
+        return self._stream.compress(data)
+
+    def finish(self) -> bytes:
+        """Return the rest, once."""
+        return self._stream.flush()
 
 
 class ContentDecoder:

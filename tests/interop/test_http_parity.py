@@ -1,8 +1,8 @@
 """The same HTTP requests to gitsmart and to C git's http-backend: status, and every header in its order.
 
 What differs, and is left out of the comparison: Date and Server; framing (Transfer-Encoding, Connection, and
-Content-Length where git has none); the zone in dates, which git spells "+0000" where HTTP demands GMT; headers
-that git sends twice (the last one counts); and that our errors have a text, with its type and length, where
+Content-Length where git has none); the zone in dates, which git spells "+0000" where HTTP demands GMT; what
+git sends twice (the last one counts); and that our errors have a text, with its type and length, where
 git's have none.
 """
 
