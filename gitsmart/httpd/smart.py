@@ -265,6 +265,12 @@ class SmartHandler(Handler):
 
 class InfoRefs(SmartHandler):
     """GET /<repo>/info/refs?service=..."""
+        if self._report.agent:
+            fields["agent"] = shorten(self._report.agent)
+        if self._report.session_id:
+            fields["session"] = shorten(self._report.session_id)
+        if self._report.server_options:
+            fields["server_options"] = shorten(", ".join(self._report.server_options))
 
     allowed = "GET, HEAD"
 

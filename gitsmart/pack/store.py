@@ -386,6 +386,11 @@ class ObjectStore:
             self._alternates = tuple(found.values())
             self._alternates_key = key
 
+    def alternates(self) -> tuple[Path, ...]:
+        """Return the objects directories that objects are borrowed from (not `over`'s), as real paths."""
+        self._read_alternates()
+        return tuple(directory.path for directory in self._alternates)
+
     def close(self) -> None:
         """Let go of the packs. Whoever still reads from one may finish; `over` is not closed."""
         for directory in (self._own, *self._alternates):

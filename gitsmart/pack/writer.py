@@ -59,6 +59,14 @@ class PackStats:
     """Objects that had to be deflated anew."""
     bytes: int
     """Of the whole stream, header and trailer included."""
+    copied_deltas: int
+    """How many of `copied` are deltas; those in packs that were copied whole are not counted."""
+    deflated_deltas: int
+    """How many of `deflated` are deltas."""
+    whole_packs: int
+    """Packs that were copied whole."""
+    in_whole_packs: int
+    """How many of `copied` came with these."""
 
 
 class _Output:
@@ -153,6 +161,10 @@ class _Writer:
         self._number = 0
         self._copied = 0
         self._deflated = 0
+        self._copied_deltas = 0
+        self._deflated_deltas = 0
+        self._whole_packs = 0
+        self._in_whole_packs = 0
         # Clones are sent as they lie: their entries' bases are sent with them.
         self._relating = bool(selection.client_has)
         self._whole_bytes = 0
@@ -173,7 +185,16 @@ class _Writer:
             self._deflate_loose(raw_oid)
         out.finish()
         assert self._copied + self._deflated == len(self._objects)
-        return PackStats(len(self._objects), self._copied, self._deflated, out.position)
+        return PackStats(
+            len(self._objects),
+            self._copied,
+            self._deflated,
+            out.position,
+            self._copied_deltas,
+            self._deflated_deltas,
+            self._whole_packs,
+            self._in_whole_packs,
+        )
 
     def _place(self) -> None:
         """Find where each object is to be taken from: `_groups`, by pack; the rest is `_loose`."""
@@ -213,6 +234,8 @@ class _Writer:
             self._tick(self._number)
         self._copied += pack.count
         self._number += pack.count
+        self._whole_packs += 1
+        self._in_whole_packs += pack.count
 
     def _copy(self, pack: PackFile, offsets: "array[int]") -> None:
         out = self._out
@@ -267,10 +290,13 @@ class _Writer:
                     out.add(related)
                     here = out.position
                     self._deflated += 1
+                    self._deflated_deltas += 1
                     self._note_base(offset)
                     continue
             self._note_base(offset)
             self._copied += 1
+            if kind >= OFS_DELTA:
+                self._copied_deltas += 1
             if head is None:
                 if run_stop != offset:
                     if run_stop:
@@ -320,6 +346,8 @@ class _Writer:
             kind, data = pack.read_at(offset)
             entry = _head(kind, len(data)) + zlib.compress(data, _LEVEL)
             self._whole_bytes += len(entry)
+        else:
+            self._deflated_deltas += 1
         self._out.add(entry)
         if not backward:
             self._relatives = None

@@ -54,6 +54,7 @@ class Push:
         *,
         is_bare: bool,
         shallow: Callable[[], Collection[bytes]] = frozenset,
+        alternate_tips: Callable[[], Collection[bytes]] = frozenset,
     ) -> None:
         self._git_dir = git_dir
         self._store = store
@@ -61,6 +62,7 @@ class Push:
         self._config = config
         self._is_bare = is_bare
         self._shallow = shallow
+        self._alternate_tips = alternate_tips
         self._owned: OwnedDirectory | None = None
         self._objects: ObjectStore | None = None
         self._packs: list[IngestedPack] = []
@@ -140,7 +142,7 @@ class Push:
         return find_unconnected(
             self.objects,
             self._store,
-            self._refs.tips(),
+            self._refs.tips().union(map(to_raw, self._alternate_tips())),
             tips,
             self._facts,
             shallow=self._shallow(),

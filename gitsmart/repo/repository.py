@@ -114,6 +114,7 @@ class Repository:
         self._own_config = self._config_file.read_own()
         self.format = object_format_of(self._own_config)
         self.objects = ObjectStore(git_dir / "objects", self.format)
+        self._lenders: dict[Path, Repository] = {}  # repositories whose objects are borrowed; a few
         self.ref_store = RefStore(os.fsencode(git_dir), self.format, self.objects)
         self.namespace = ""
         self._prefix = b""
@@ -217,6 +218,44 @@ class Repository:
         if len(data) > _SHALLOW_LIMIT_BYTES or any(len(line) != self.format.hex_len for line in lines):
             raise RepositoryUnusable("the list of shallow commits is malformed")
         return frozenset(to_raw(line) for line in lines)
+    def alternate_tips(self) -> list[bytes]:
+        """Return the hex oids of the refs of the repositories that objects are borrowed from, each once.
+
+        What they reach is here without being sent. With `core.alternateRefsPrefixes` only refs that are one
+        of these, or below it, count. `core.alternateRefsCommand` is not run: where it is set there are none,
+        since it says that the refs themselves are not to be used (git: odb.c read_alternate_refs()).
+
+        A repository that can't be read has none. One listing of its refs each; no more than a stat for each
+        folder of refs where nothing changed.
+        """
+        directories = self.objects.alternates()
+        if not directories or "core.alternateRefsCommand" in self.config:
+            return []
+        setting = self.config.get_str("core.alternateRefsPrefixes", "")
+        prefixes = [os.fsencode(prefix) for prefix in setting.split()]
+        folders = tuple(prefix.rstrip(b"/") + b"/" for prefix in prefixes)
+        tips: dict[bytes, None] = {}
+        for directory in directories:
+            for ref in self._refs_beside(directory):
+                if not prefixes or ref.name in prefixes or ref.name.startswith(folders):
+                    tips[ref.oid] = None
+        return list(tips)
+
+    def _refs_beside(self, objects_dir: Path) -> tuple[Ref, ...]:
+        """The refs of the repository whose objects directory this is; () when it belongs to none."""
+        git_dir = objects_dir.parent
+        if objects_dir.name != "objects" or not (git_dir / "refs").is_dir():
+            return ()
+        try:
+            lender = self._lenders.get(git_dir)
+            if lender is None or not lender.is_current():
+                lender = self._lenders[git_dir] = Repository(git_dir.name, git_dir)
+            if lender.format is not self.format or lender.shallow():
+                return ()  # what lies behind a shallow commit is nowhere
+            return lender.refs(peel=False).refs
+        except (RepositoryUnusable, OSError):
+            return ()
+
 
     def begin_push(self) -> Push:
         """Open a quarantine for one push, a context manager. Touches no disk before it is needed."""
@@ -226,6 +265,7 @@ class Repository:
             self.ref_store,
             self.config,
             is_bare=self.is_bare,
+            alternate_tips=self.alternate_tips,
             shallow=self.shallow,
         )
 

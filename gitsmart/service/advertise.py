@@ -14,18 +14,17 @@ from collections.abc import Iterator
 from typing import Literal
 
 from gitsmart.pack.objects import to_hex
+from gitsmart.repo.ref_view import ALTERNATE
 from gitsmart.repo.refs import Ref, RefSnapshot
 from gitsmart.repo.repository import Repository
 from gitsmart.service.channel import Channel
+from gitsmart.service.features import Features, read_features
 from gitsmart.service.options import ServiceOptions, ServiceReport
 from gitsmart.wire.pktline import FLUSH_PKT, pkt
 
-__all__ = ["V2_CAPABILITIES", "V2_COMMANDS", "ServiceName", "advertise", "write_advertisement"]
+__all__ = ["ServiceName", "advertise", "write_advertisement"]
 
 ServiceName = Literal["git-upload-pack", "git-receive-pack"]
-
-V2_COMMANDS = frozenset({b"ls-refs", b"fetch"})
-V2_CAPABILITIES = frozenset({b"agent", b"server-option", b"object-format"})
 
 _UPLOAD_PACK = (
     b"multi_ack thin-pack side-band side-band-64k ofs-delta shallow deepen-since deepen-not deepen-relative"
@@ -67,19 +66,19 @@ def write_advertisement(
 ) -> ServiceReport:
     """Write what the service itself says first, without HTTP's `# service=` line; see `advertise`."""
     if service == "git-upload-pack" and version == 2:
-        for line in v2_capabilities(repo, options):
-            channel.write(pkt(line + b"\n"))
-        channel.write(FLUSH_PKT)
+        lines = v2_capabilities(repo, read_features(repo.config, repo.format), options)
+        channel.write(b"".join([pkt(line + b"\n") for line in lines]) + FLUSH_PKT)
         return ServiceReport()
     report = ServiceReport()
     batch: list[bytes] = [pkt(b"version 1\n")] if version == 1 else []
-    snapshot = repo.refs(peel=service == "git-upload-pack")
+    is_fetch = service == "git-upload-pack"
+    snapshot = repo.shown_refs("uploadpack") if is_fetch else repo.refs(peel=False)
     capabilities = b"\0" + _v0_capabilities(repo, snapshot, service, options, stateless=stateless)
     for name, oid in _v0_refs(repo, snapshot, service):
         size = len(oid) + len(name) + len(capabilities) + 6
         batch.append(b"%04x%b %b%b\n" % (size, oid, name, capabilities))
         capabilities = b""
-        report.refs += not name.endswith(b"^{}")
+        report.refs += name != ALTERNATE and not name.endswith(b"^{}")
         if len(batch) >= _BATCH:
             channel.write(b"".join(batch))
             batch.clear()
@@ -89,16 +88,23 @@ def write_advertisement(
     return report
 
 
-def v2_capabilities(repo: Repository, options: ServiceOptions) -> list[bytes]:
-    """Return the lines of a v2 capability advertisement, without their LF."""
-    return [
+def v2_capabilities(repo: Repository, features: Features, options: ServiceOptions) -> list[bytes]:
+    """Return the lines of a v2 capability advertisement, without their LF, in git's order."""
+    lines = [
         b"version 2",
         b"agent=" + options.agent,
-        b"ls-refs=unborn",
-        b"fetch=shallow",
+        b"ls-refs=unborn" if features.advertises_unborn else b"ls-refs",
+        b"fetch=" + b" ".join(features.fetch_features),
         b"server-option",
         b"object-format=" + repo.format.name,
     ]
+    if features.session_id:
+        lines.append(b"session-id=" + options.session_id)
+    if features.object_info:
+        lines.append(b"object-info=size")
+    if features.bundle_uri:
+        lines.append(b"bundle-uri")
+    return lines
 
 
 def _v0_capabilities(
@@ -112,24 +118,48 @@ def _v0_capabilities(
         # git's default is off; hooks that don't look at the options lose nothing by their being offered
         if repo.config.get_bool("receive.advertisePushOptions", True):
             words.append(b"push-options")
+        if repo.config.get_bool("transfer.advertiseSID", False):
+            words.append(b"session-id=" + options.session_id)
         return b"%b object-format=%b agent=%b" % (b" ".join(words), repo.format.name, options.agent)
     words = [_UPLOAD_PACK]
     if stateless:
         words.append(b"no-done")
     if snapshot.head is not None and snapshot.head_target is not None:
         words.append(b"symref=HEAD:" + snapshot.head_target)
+    if repo.config.get_bool("transfer.advertiseSID", False):
+        words.append(b"session-id=" + options.session_id)
     return b"%b object-format=%b agent=%b" % (b" ".join(words), repo.format.name, options.agent)
 
 
 def _v0_refs(repo: Repository, snapshot: RefSnapshot, service: ServiceName) -> Iterator[tuple[bytes, bytes]]:
     """Name and oid of each line. An empty repository has one line too, for the capabilities."""
-    is_fetch = service == "git-upload-pack"
+    empty = b"capabilities^{}", repo.format.zero
+    if service == "git-receive-pack":
+        lines = _with_alternates(repo, repo.view("receive").for_push(snapshot))
+        yield next(lines, empty)
+        yield from lines
+        return
     refs: tuple[Ref, ...] = snapshot.refs
-    if is_fetch and snapshot.head is not None:
+    if snapshot.head is not None:
         refs = (snapshot.head, *refs)
     if not refs:
-        yield b"capabilities^{}", repo.format.zero
+        yield empty
     for ref in refs:
         yield ref.name, ref.oid
-        if is_fetch and ref.peeled is not None:
+        if ref.peeled is not None:
             yield ref.name + b"^{}", ref.peeled
+
+
+def _with_alternates(repo: Repository, lines: Iterator[tuple[bytes, bytes]]) -> Iterator[tuple[bytes, bytes]]:
+    """Add `.have` lines of what alternates have (git: builtin/receive-pack.c show_one_alternate_ref())."""
+    tips = repo.alternate_tips()
+    if not tips:
+        yield from lines
+        return
+    seen = set()
+    for name, oid in lines:
+        seen.add(oid)
+        yield name, oid
+    for oid in tips:
+        if oid not in seen:
+            yield ALTERNATE, oid

@@ -155,6 +155,9 @@ class _ReceivePack:
         self._request = self._read_request()
         if not self._request.commands and not self._request.has_certificate:
             return  # git's probe before a big push, or a client with nothing to say
+        capabilities = self._request.capabilities
+        self._report.agent = capabilities.get(b"agent", b"").decode("utf-8", "replace")
+        self._report.session_id = capabilities.get(b"session-id", b"").decode("utf-8", "replace")
         if self._request.side_band:
             self._band = SideBandWriter(self._channel.write, SIDE_BAND_64K_LIMIT)
         if self._request.has_certificate:

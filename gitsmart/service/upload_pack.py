@@ -1,6 +1,8 @@
 """upload-pack: what the client wants and has, then the pack that makes the difference.
 
-    v2      command=ls-refs -> refs;  command=fetch -> [acknowledgments] [shallow-info] packfile
+    v2      command=ls-refs -> refs
+            command=fetch   -> [acknowledgments] [shallow-info] [wanted-refs] [packfile-uris] packfile
+            command=object-info -> sizes;  command=bundle-uri -> URIs
     v0, v1  wants [shallow, deepen] flush -> [shallow lines flush]
             (haves flush -> ACKs, NAK)* [haves] done -> ACK or NAK -> pack
 
@@ -11,12 +13,13 @@ Errors go where the client listens: `ERR` before the pack, band 3 inside it. A p
 never made to look finished. gitprotocol-pack, "Packfile Negotiation", "Packfile Data"; gitprotocol-v2,
 "fetch"; git: upload-pack.c, serve.c.
 
-What this leaves out: filters, ref-in-want, wait-for-done, sideband-all.
+What this leaves out: filters.
 """
 
 import logging
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 from gitsmart.errors import (
     Disconnected,
@@ -30,9 +33,12 @@ from gitsmart.pack.objects import COMMIT, TAG, to_hex, to_raw
 from gitsmart.pack.select import Selection, reaches_common, select_objects, walk_commits
 from gitsmart.pack.writer import PackStats, write_pack
 from gitsmart.repo.repository import Repository
-from gitsmart.service.advertise import V2_CAPABILITIES, V2_COMMANDS, write_advertisement
+from gitsmart.service.advertise import write_advertisement
+from gitsmart.service.bundle_uri import bundle_uri
 from gitsmart.service.channel import Channel
+from gitsmart.service.features import Features, read_features
 from gitsmart.service.ls_refs import ls_refs
+from gitsmart.service.object_info import object_info
 from gitsmart.service.options import ServiceOptions, ServiceReport
 from gitsmart.service.packets import PktLineReader
 from gitsmart.service.shallow import ShallowPlan, known_shallow, plan_shallow
@@ -62,6 +68,7 @@ _REF_RULES = (
     b"refs/remotes/%b/HEAD",
 )
 
+_KEEPALIVE_2_PKT = b"0005\x02"  # gitprotocol-v2, "sideband-all": before the pack, where band 1 has lines
 _ABORT = "aborting due to possible repository corruption on the remote side."
 
 
@@ -99,13 +106,16 @@ class _UploadPack:
         self._packets = PktLineReader(channel.read)
         self._report = ServiceReport()
         self._server_shallow: frozenset[bytes] = frozenset()
+        self._features = Features()
         self._has_answered = False
         self._is_in_bare_pack = False  # a pack without side-band: no text can follow
+        self._band: SideBandWriter | None = None  # of an answer that goes in side-band packets as a whole
         self._lines_left = options.fetch_lines
         self._bytes_left = options.fetch_bytes
 
     def run(self, version: int) -> ServiceReport:
         self._server_shallow = self._repo.shallow()
+        self._features = read_features(self._repo.config, self._repo.format)
         try:
             if not self._stateless:
                 write_advertisement(
@@ -124,13 +134,13 @@ class _UploadPack:
             else:
                 self._serve_v0()
         except ProtocolError as error:
-            self._write(error_pkt(str(error)))
+            self._write_error(str(error))
             self._tell_report(str(error))
         except (PackError, ObjectMissing, OSError):
             if self._is_in_bare_pack or not self._has_answered:
                 raise
             _logger.exception("fetch from %s broke off", self._repo.name)
-            self._write(error_pkt(f"upload-pack: {_ABORT}"))
+            self._write_error(f"upload-pack: {_ABORT}")
             self._tell_report(_ABORT)
         self._channel.flush()
         return self._report
@@ -138,6 +148,19 @@ class _UploadPack:
     def _write(self, data: bytes) -> None:
         self._has_answered = True
         self._channel.write(data)
+
+    def _write_lines(self, lines: Iterable[bytes], *, then: bytes = b"") -> None:
+        """Send text lines of a v2 fetch, plain or on band 1 (gitprotocol-v2, "sideband-all")."""
+        band = b"" if self._band is None else b"\x01"
+        self._write(b"".join([pkt(band + line) for line in lines]) + then)
+
+    def _write_error(self, text: str) -> None:
+        """Send the text that ends the conversation (git: pkt-line.c packet_writer_error())."""
+        if self._band is None:
+            self._write(error_pkt(text))
+        else:
+            self._channel.keepalive(b"", 0)
+            self._band.error(text)
 
     def _tell_report(self, text: str) -> None:
         self._report.failed = True
@@ -156,7 +179,9 @@ class _UploadPack:
     def _serve_command(self) -> bool:
         """Serve one v2 command; False when the client has no more."""
         parser = CommandHeadParser(
-            commands=V2_COMMANDS, capabilities=V2_CAPABILITIES, object_format=self._repo.format.name
+            commands=self._features.commands,
+            capabilities=self._features.capabilities,
+            object_format=self._repo.format.name,
         )
         line = self._packets.read_line()
         if line is None:
@@ -165,19 +190,45 @@ class _UploadPack:
             line = self._packets.expect_line()
         if not head.command:
             return False
+        self._note_client(head.agent, head.session_id, head.server_options)
         arguments = self._section() if head.has_arguments else ()
+        if head.command == b"fetch":
+            features = self._features.fetch_features
+            self._fetch(parse_fetch_arguments(arguments, hex_len=self._hex_len, features=features))
+            return True
+        self._report.note = head.command.decode("ascii")
         if head.command == b"ls-refs":
-            request = parse_ls_refs_arguments(arguments)
-            self._report.note = "ls-refs"
+            listing = parse_ls_refs_arguments(arguments)
+            if not self._features.allows_unborn:
+                listing = replace(listing, unborn=False)
             self._has_answered = True
-            self._report.refs += ls_refs(self._repo, self._channel, request)
+            self._report.refs += ls_refs(self._repo, self._channel, listing)
+        elif head.command == b"object-info":
+            self._report.objects += object_info(self._store, self._channel, arguments)
         else:
-            self._fetch(parse_fetch_arguments(arguments, hex_len=self._hex_len))
+            bundle_uri(self._repo.config, self._channel, arguments)
         return True
 
+    def _note_client(self, agent: bytes, session_id: bytes, server_options: Iterable[bytes] = ()) -> None:
+        self._report.agent = agent.decode("utf-8", "replace")
+        self._report.session_id = session_id.decode("utf-8", "replace")
+        self._report.server_options += tuple(text.decode("utf-8", "replace") for text in server_options)
+
     def _fetch(self, request: FetchRequest) -> None:
+        if not request.sideband_all:
+            self._answer_fetch(request)
+            return
+        self._band = SideBandWriter(self._channel.write, request.side_band_limit)
+        self._has_answered = True
+        self._keepalive(_KEEPALIVE_2_PKT)
+        self._answer_fetch(request)
+        self._channel.keepalive(b"", 0)
+        self._band = None
+
+    def _answer_fetch(self, request: FetchRequest) -> None:
+        wanted_refs = self._wanted_refs(request)
         wants = self._existing_wants(request)
-        if not wants:
+        if not wants and not request.wait_for_done:
             # Nothing wanted, nothing said (git: upload_pack_v2()).
             return
         client_shallow = self._client_shallow(request)
@@ -185,18 +236,54 @@ class _UploadPack:
         if request.haves and not request.done:
             lines = [b"acknowledgments\n"]
             lines += [b"ACK %b\n" % to_hex(raw_oid) for raw_oid in common] or [b"NAK\n"]
-            is_ready = self._is_ready(wants, common, client_shallow)
+            is_ready = not request.wait_for_done and self._is_ready(wants, common, client_shallow)
             if is_ready:
                 lines.append(b"ready\n")
-            self._write(b"".join(map(pkt, lines)) + (DELIM_PKT if is_ready else FLUSH_PKT))
+            self._write_lines(lines, then=DELIM_PKT if is_ready else FLUSH_PKT)
             if not is_ready:
                 self._report.note = "negotiation"
                 return
         plan = self._plan(request, wants, client_shallow, tell_server_shallow=True)
         if request.is_deepening or request.shallow or self._server_shallow:
-            self._write(b"".join([pkt(b"shallow-info\n"), *map(pkt, plan.lines), DELIM_PKT]))
-        self._write(pkt(b"packfile\n"))
+            self._write_lines([b"shallow-info\n", *plan.lines], then=DELIM_PKT)
+        if wanted_refs:
+            # Behind shallow-info, as gitprotocol-v2 says and as git's client reads it (fetch-pack.c
+            # do_fetch_pack_v2()). git's own server has it before, so that its shallow fetches by name fail
+            self._write_lines([b"wanted-refs\n", *wanted_refs], then=DELIM_PKT)
+        if not request.uri_protocols:
+            self._write_lines([b"packfile\n"])
         self._send_pack(request, wants, common, plan)
+
+    def _wanted_refs(self, request: FetchRequest) -> list[bytes]:
+        """Add what the want-refs are at now to the wants; return the lines that tell the client.
+
+        One listing of the refs for all of them: a client may send one for every ref that there is.
+        """
+        if not request.want_refs:
+            return []
+        snapshot = self._repo.shown_refs("uploadpack", peel=False)
+        oids = {ref.name: ref.oid for ref in snapshot.refs}
+        if snapshot.head is not None:
+            oids[b"HEAD"] = snapshot.head.oid
+        lines = []
+        for name in request.want_refs:
+            oid = oids.get(name)
+            if oid is None:
+                raise ProtocolError(f"unknown ref {printable(name)}")
+            request.wants[oid] = None
+            lines.append(b"%b %b\n" % (oid, name))
+        return lines
+
+    def _leave_out(self, request: FetchRequest, selection: Selection) -> None:
+        """Take from the selection what the client may get from elsewhere, and tell it where."""
+        lines = []
+        for raw_oid, (pack_hash, uri) in self._features.packfile_uris.items():
+            if raw_oid in selection.objects and uri.partition(b":")[0] in request.uri_protocols:
+                del selection.objects[raw_oid]
+                lines.append(b"%b %b\n" % (pack_hash, uri))
+        if lines:
+            self._write_lines([b"packfile-uris\n", *lines], then=DELIM_PKT)
+        self._write_lines([b"packfile\n"])
 
     def _existing_wants(self, request: FetchRequest) -> list[bytes]:
         """The wants as raw oids. v2 serves any object that is there, reachable or not, as git does."""
@@ -216,6 +303,7 @@ class _UploadPack:
             # A client that only looked at the refs hangs up, and git's probe may have no body at all.
             return
         request = parse_upload_request(self._section(), hex_len=self._hex_len)
+        self._note_client(request.agent, request.session_id)
         if not request.wants:
             return
         wants = self._existing_wants(request)
@@ -245,7 +333,7 @@ class _UploadPack:
         Over HTTP any commit that a ref reaches may be asked for, since refs may have moved after they were
         advertised; over one connection, only what was advertised (git: upload-pack.c check_non_tip()).
         """
-        snapshot = self._repo.refs()
+        snapshot = self._repo.shown_refs("uploadpack")
         refs = snapshot.refs if snapshot.head is None else (snapshot.head, *snapshot.refs)
         tips = {to_raw(ref.oid) for ref in refs}
         others = [raw_oid for raw_oid in wants if raw_oid not in tips]
@@ -329,6 +417,13 @@ class _UploadPack:
 
     # ------------------------------------------------------------------------------------------------ both
 
+    def _keepalive(self, packet: bytes) -> None:
+        interval_s: float | None = self._features.keepalive_s
+        interval_s = self._options.keepalive_s if interval_s is None else interval_s
+        if interval_s > 0:
+            self._channel.flush()
+            self._channel.keepalive(packet, interval_s)
+
     def _client_shallow(self, request: FetchRequest) -> frozenset[bytes]:
         return known_shallow(self._store, map(to_raw, request.shallow))
 
@@ -383,7 +478,7 @@ class _UploadPack:
 
     def _excluded(self, names: list[bytes]) -> list[bytes]:
         """The commits of the refs that deepen-not names (git: refs.c expand_ref(), ref_rev_parse_rules)."""
-        snapshot = self._repo.refs()
+        snapshot = self._repo.shown_refs("uploadpack")
         commits = []
         for name in names:
             found = [ref for rule in _REF_RULES if (ref := snapshot.get(rule % name)) is not None]
@@ -403,12 +498,12 @@ class _UploadPack:
             self._write_pack(request, selection, common, self._channel.write)
             return
         band = SideBandWriter(self._channel.write, request.side_band_limit)
-        if self._options.keepalive_s > 0:
-            self._channel.flush()
-            self._channel.keepalive(KEEPALIVE_PKT, self._options.keepalive_s)
+        self._keepalive(KEEPALIVE_PKT)
         try:
             progress = _Progress(self._channel, band, self._options, is_shown=not request.no_progress)
             selection = self._select(request, wants, common, plan, progress.enumerating)
+            if request.uri_protocols:
+                self._leave_out(request, selection)
             progress.enumerated(len(selection.objects))
             stats = self._write_pack(request, selection, common, band.data)
             band.flush()
@@ -447,7 +542,7 @@ class _UploadPack:
         )
         if request.include_tag:
             # Annotated tags of what is sent go along (gitprotocol-capabilities, "include-tag").
-            for ref in self._repo.refs().refs:
+            for ref in self._repo.shown_refs("uploadpack").refs:
                 if ref.peeled is not None and to_raw(ref.peeled) in selection.objects:
                     for raw_oid in self._store.peel(to_raw(ref.oid))[0]:
                         selection.objects.setdefault(raw_oid, TAG)
@@ -499,8 +594,20 @@ class _Progress:
             self._show(b"Enumerating objects: %d, done.\n" % count)
 
     def total(self, stats: PackStats) -> None:
+        # As git counts (builtin/pack-objects.c cmd_pack_objects()): what comes in whole packs is no "reused"
         if self._is_shown:
-            self._show(b"Total %d, reused %d\n" % (stats.objects, stats.copied))
+            deltas = stats.copied_deltas + stats.deflated_deltas
+            self._show(
+                b"Total %d (delta %d), reused %d (delta %d), pack-reused %d (from %d)\n"
+                % (
+                    stats.objects,
+                    deltas,
+                    stats.copied - stats.in_whole_packs,
+                    stats.copied_deltas,
+                    stats.in_whole_packs,
+                    stats.whole_packs,
+                )
+            )
 
     def _show(self, text: bytes) -> None:
         self._band.progress(text)

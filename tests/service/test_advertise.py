@@ -53,7 +53,7 @@ def test_v2_upload_pack(served: Served) -> None:
         b"version 2\n",
         b"agent=gitsmart/test\n",
         b"ls-refs=unborn\n",
-        b"fetch=shallow\n",
+        b"fetch=shallow wait-for-done ref-in-want\n",
         b"server-option\n",
         b"object-format=sha1\n",
         FLUSH,

@@ -1,5 +1,6 @@
 """Fetches: what is asked, byte by byte, and what git makes of the packs that come."""
 
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -176,6 +177,41 @@ def test_progress_is_shown_unless_refused(served: Served) -> None:
     assert answer.progress.startswith(b"Enumerating objects: %d, done.\n" % count)
     assert b"\nTotal %d" % count in answer.progress
     assert fetch(served, want, b"no-progress", b"done").progress == b""
+
+
+@pytest.mark.parametrize("flags", [[b"thin-pack", b"ofs-delta"], [b"ofs-delta"], []])
+def test_progress_counts_deltas_as_git_finds_them(served: Served, tmp_path: Path, flags: list[bytes]) -> None:
+    served.git("repack", "-adfq", "--depth=20", cwd=served.path)
+    client = tmp_path / "client.git"
+    served.git("clone", "-q", "--bare", served.path, client)
+    wants = [b"want " + served.oid("topic"), b"want " + served.oid("main~1")]
+    answer = fetch(served, *flags, *wants, b"have " + served.oid("main~4"), b"done")
+    found = re.search(
+        rb"\nTotal (\d+) \(delta (\d+)\), reused (\d+) \(delta (\d+)\), pack-reused 0 \(from 0\)\n",
+        answer.progress,
+    )
+    assert found is not None, answer.progress
+    total, deltas, reused, reused_deltas = map(int, found.groups())
+    assert total == int.from_bytes(answer.pack[8:12], "big")
+    assert total >= reused >= reused_deltas > 0
+    assert deltas >= reused_deltas
+    before = {*client.glob("objects/pack/*.idx")}
+    served.git("index-pack", "--stdin", "--fix-thin", cwd=client, data=answer.pack)
+    (index,) = {*client.glob("objects/pack/*.idx")} - before
+    rows = [row.split() for row in served.git("verify-pack", "-v", index, cwd=client).splitlines()]
+    # Seven columns: the last are the chain's length and the base.
+    assert deltas == sum(len(row) == 7 for row in rows)
+
+
+def test_progress_of_packs_that_are_sent_whole(served: Served) -> None:
+    served.git("repack", "-adq", cwd=served.path)
+    wants = [b"want " + served.oid(rev) for rev in ("main", "topic", "v1")]
+    answer = fetch(served, b"ofs-delta", *wants, b"done")
+    count = int.from_bytes(answer.pack[8:12], "big")
+    assert (
+        b"\nTotal %d (delta 0), reused 0 (delta 0), pack-reused %d (from 1)\n" % (count, count)
+        in answer.progress
+    )
 
 
 def test_progress_while_enumerating(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
