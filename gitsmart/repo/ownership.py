@@ -216,7 +216,7 @@ def _sweep_packs(pack_dir: Path, dead: dict[tuple[int, int], int]) -> int:
 
 def _sweep_locks(git_dir: Path, dead: dict[tuple[int, int], int]) -> int:
     count = 0
-    for name in ("packed-refs.lock", "HEAD.lock"):
+    for name in ("packed-refs.lock", "HEAD.lock", "shallow.lock"):
         if _is_dead(git_dir / name, dead):
             count += _unlink(git_dir / name)
     for base, _, names in os.walk(git_dir / "refs"):

@@ -26,15 +26,18 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
+from gitsmart.errors import ObjectMissing, PackError
 from gitsmart.pack.fsck import Fsck
 from gitsmart.pack.indexer import IngestedPack, IngestLimits, PackFacts, ingest_pack
-from gitsmart.pack.objects import to_raw
+from gitsmart.pack.objects import COMMIT, to_hex, to_raw
+from gitsmart.pack.select import walk_commits
 from gitsmart.pack.store import ObjectStore
 from gitsmart.repo.connectivity import find_unconnected
 from gitsmart.repo.gitconfig import GitConfig
 from gitsmart.repo.ownership import OwnedDirectory
 from gitsmart.repo.ref_transaction import FAILED_UPDATE, ReflogIdentity, RefTransaction, RefUpdate
 from gitsmart.repo.refs import RefStore
+from gitsmart.repo.shallow_file import extend_shallow
 
 __all__ = ["Push"]
 
@@ -132,11 +135,16 @@ class Push:
         return pack
 
     def unconnected(
-        self, tips: Sequence[bytes], *, tick: Callable[[], None] = lambda: None
+        self,
+        tips: Sequence[bytes],
+        *,
+        shallow: Collection[bytes] = frozenset(),
+        tick: Callable[[], None] = lambda: None,
     ) -> dict[bytes, str]:
         """Say which of the (hex) tips reach an object that is not there, with git's words; {} when all are
         whole.
 
+        `shallow` are commits whose parents need not be there, beside the repository's own.
         `tick` is called every few thousand objects and may raise to end the search.
         """
         return find_unconnected(
@@ -145,9 +153,45 @@ class Push:
             self._refs.tips().union(map(to_raw, self._alternate_tips())),
             tips,
             self._facts,
-            shallow=self._shallow(),
+            shallow=frozenset(shallow).union(self._shallow()),
             tick=tick,
         )
+
+    def shallow_roots(self, claimed: Collection[bytes], *, tick: Callable[[], None]) -> frozenset[bytes]:
+        """Give those of the (raw) commits that are here without their history, but the repository's own.
+
+        What a client says of its history proves nothing of ours: these are the commits that would have to be
+        shallow here, if a ref came to reach them (git: shallow.c prepare_shallow_info()).
+        """
+        known = self._shallow()
+        there = []
+        for raw_oid in set(claimed).difference(known):
+            try:
+                if self.objects.type_of(raw_oid) == COMMIT:
+                    there.append(raw_oid)
+            except (ObjectMissing, PackError):
+                continue
+        lacking = self.unconnected(sorted(map(to_hex, there)), tick=tick)
+        return frozenset(map(to_raw, lacking))
+
+    def reached_roots(
+        self, tip: bytes, roots: frozenset[bytes], *, tick: Callable[[], None]
+    ) -> frozenset[bytes]:
+        """Give those of the shallow roots that a (hex) tip reaches; with them, it is known to be whole."""
+        _, target, kind = self.objects.peel(to_raw(tip))
+        if kind != COMMIT:
+            return frozenset()
+        boundary = roots.union(self._shallow())
+        new, _ = walk_commits(self.objects, [target], (), boundary=boundary, tick=lambda *_: tick())
+        return roots.intersection(new)
+
+    def extend_shallow(self, roots: Collection[bytes]) -> None:
+        """Make these (raw) commits shallow in the repository; before the refs that reach them are written.
+
+        Raises:
+            OSError, RepositoryUnusable: see `extend_shallow` of shallow_file.py.
+        """
+        extend_shallow(self._git_dir, self._refs.format, roots)
 
     def migrate(self) -> None:
         """Move the quarantined pack into the repository, durably, and keep it from a concurrent repack.

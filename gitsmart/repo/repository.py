@@ -27,13 +27,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gitsmart.errors import RepositoryUnusable
-from gitsmart.pack.objects import SHA1, SHA256, ObjectFormat, to_raw
+from gitsmart.pack.objects import SHA1, SHA256, ObjectFormat
 from gitsmart.pack.store import ObjectStore
 from gitsmart.repo.gitconfig import NO_SERVER_CONFIG, ConfigFile, GitConfig, ServerConfig
 from gitsmart.repo.plainfile import FileKind, PlainFile, list_packs, open_plain_file
 from gitsmart.repo.quarantine import Push
 from gitsmart.repo.ref_view import HiddenRefs, RefView, Section, namespace_prefix
 from gitsmart.repo.refs import Ref, RefSnapshot, RefState, RefStore
+from gitsmart.repo.shallow_file import read_shallow
 
 __all__ = ["HookCommand", "Repository"]
 
@@ -48,7 +49,6 @@ _V1_EXTENSIONS = {
     "relativeworktrees",
     "submodulepathconfig",
 }
-_SHALLOW_LIMIT_BYTES = 64 << 20
 _NAMED_LIMIT_BYTES = 64 << 20
 _NAMED_LIMIT_BYTES = 64 << 20
 _VIEWS = 64  # of different namespaces; each holds a name for each ref that it shows
@@ -207,17 +207,7 @@ class Repository:
         Raises:
             RepositoryUnusable: the `shallow` file is malformed or larger than 64 MiB.
         """
-        try:
-            with open(self._git_dir / "shallow", "rb") as file:
-                data = file.read(_SHALLOW_LIMIT_BYTES + 1)
-        except FileNotFoundError:
-            return frozenset()
-        except OSError as error:
-            raise RepositoryUnusable("the list of shallow commits can't be read") from error
-        lines = data.split()
-        if len(data) > _SHALLOW_LIMIT_BYTES or any(len(line) != self.format.hex_len for line in lines):
-            raise RepositoryUnusable("the list of shallow commits is malformed")
-        return frozenset(to_raw(line) for line in lines)
+        return read_shallow(self._git_dir, self.format)
     def alternate_tips(self) -> list[bytes]:
         """Return the hex oids of the refs of the repositories that objects are borrowed from, each once.
 

@@ -22,8 +22,7 @@ report comes after post-receive, so that its output isn't cut off by clients tha
 have the report.
 
 gitprotocol-pack, "Pushing Data To a Server"; git: builtin/receive-pack.c. Not here: push certificates,
-proc-receive, hidden refs, updating the repository's shallow file (pushes that need it are
-refused).
+proc-receive, hidden refs.
 """
 
 import dataclasses
@@ -34,7 +33,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from gitsmart.access.identity import Actor
-from gitsmart.errors import Disconnected, GitsmartError, PackError, ProtocolError
+from gitsmart.errors import Disconnected, GitsmartError, PackError, ProtocolError, RepositoryUnusable
 from gitsmart.pack.fsck import FsckFailed
 from gitsmart.pack.objects import to_raw
 from gitsmart.repo.quarantine import Push
@@ -42,7 +41,6 @@ from gitsmart.repo.ref_transaction import (
     ALREADY_EXISTS,
     DOES_NOT_EXIST,
     INCORRECT_OLD,
-    MISSING_OBJECTS,
     NAME_CONFLICT,
     ReflogIdentity,
     RefUpdate,
@@ -131,6 +129,7 @@ class _ReceivePack:
         self._input_ended = False
         self._held: list[str] = []  # texts for band 2 that wait for the end of the input
         self._unpack_error: str | None = None
+        self._shallow_roots: dict[bytes, frozenset[bytes]] = {}  # new tip -> commits to be shallow for it
         self._report = ServiceReport()
         self._must_finish = False  # from `migrate` on, even when nobody listens any more
         self._client_left = False
@@ -309,7 +308,7 @@ class _ReceivePack:
                 self._refuse(update, Refusal(NAME_CONFLICT, error))
 
     def _judge_objects(self, policy: PushPolicy, push: Push) -> None:
-        shallow = self._repo.shallow()
+        shallow = self._repo.shallow().union(*self._shallow_roots.values())
         for update in self._updates:
             if not update.alive:
                 continue
@@ -443,13 +442,31 @@ class _ReceivePack:
         incomplete = push.unconnected(
             sorted({update.command.new for update in new}), tick=self._channel.check
         )
-        # Out of a shallow repository whose history isn't all here, the push would need our own shallow file
-        # changed
-        reason = "shallow update not allowed" if self._request.shallow else MISSING_OBJECTS
+        if incomplete and self._request.shallow:
+            incomplete = self._cut_history(push, incomplete)
         for update in new:
             why = incomplete.get(update.command.new)
             if why is not None:
-                self._refuse(update, Refusal(reason, f"{show_ref(update.command.ref)}: {why}"))
+                self._refuse(update, Refusal(why, f"{show_ref(update.command.ref)}: {why}"))
+
+    def _cut_history(self, push: Push, incomplete: Mapping[bytes, str]) -> dict[bytes, str]:
+        """Judge tips that aren't whole by themselves and come out of a shallow clone; give those to refuse.
+
+        With receive.shallowUpdate they may end where the client's history ends: `_shallow_roots` says where.
+        git: builtin/receive-pack.c update_shallow_info(), shallow.c assign_shallow_commits_to_refs(). Unlike
+        git's, our shallow file takes no commit whose history is here, whatever the client lacks of it.
+        """
+        tick = self._channel.check
+        roots = push.shallow_roots([to_raw(oid) for oid in self._request.shallow], tick=tick)
+        if not roots:
+            return dict(incomplete)
+        refused = push.unconnected(sorted(incomplete), shallow=roots, tick=tick)
+        for tip in incomplete.keys() - refused.keys():
+            if self._repo.config.get_bool("receive.shallowUpdate", False):
+                self._shallow_roots[tip] = push.reached_roots(tip, roots, tick=tick)
+            else:
+                refused[tip] = "shallow update not allowed"
+        return refused
 
     def _pre_receive(self, push: Push) -> None:
         live = [update for update in self._updates if update.alive]
@@ -479,6 +496,7 @@ class _ReceivePack:
                 self._refuse(update, Refusal("hook declined", error))
                 if self._request.atomic:
                     self._refuse_all("atomic push failure")
+        self._extend_shallow(push)
         live = [update for update in self._updates if update.alive]
         if not live:
             return
@@ -494,6 +512,21 @@ class _ReceivePack:
         for update, result in zip(live, results, strict=True):
             update.reason = result
             update.done = result is None
+
+    def _extend_shallow(self, push: Push) -> None:
+        """Before the refs: a shallow commit that no ref reaches does no harm, a ref without history does."""
+        needing = [update for update in self._updates if update.alive]
+        needing = [update for update in needing if self._shallow_roots.get(update.command.new)]
+        if not needing:
+            return
+        roots = frozenset[bytes]().union(*(self._shallow_roots[update.command.new] for update in needing))
+        try:
+            push.extend_shallow(roots)
+        except (OSError, RepositoryUnusable):
+            logger.exception("push to %s: the list of shallow commits can't be extended", self._repo.name)
+            for update in needing:
+                update.reason = "shallow error"  # git: builtin/receive-pack.c update()
+            self._spread_atomic()
 
     def _is_at(self, update: _Update) -> bool:
         _, found = self._repo.ref_store.resolve(update.target)

@@ -1,4 +1,4 @@
-"""What the objects of a push must pass.
+"""What a push must pass: fsck of its objects, and where the history of a shallow clone ends.
 
 Each is what C git's server does as well (`--server git`), with its words.
 """
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Git, Hosted, refs, repository_files
+from tests.conftest import Git, Hosted, HostFunction, commit_file, fsck, refs, repository_files
 
 
 def put_object(work: Path, kind: str, data: bytes) -> str:
@@ -108,3 +108,63 @@ def test_without_checks_all_is_taken(client: Git, work: Path, hosted: Hosted) ->
     assert refs(hosted.path)["refs/heads/bad"] == commit
     client("push", "-q", "origin", ":refs/heads/bad", cwd=work)
     client("gc", "-q", "--prune=now", cwd=hosted.path)
+
+
+# --- shallow clones
+
+
+@pytest.fixture
+def shallow(client: Git, hosted: Hosted, tmp_path: Path) -> Path:
+    """A clone of `hosted` with two commits of history and a third of its own."""
+    client("clone", "-q", "--depth", "2", hosted.url, "shallow", cwd=tmp_path)
+    commit_file(client, tmp_path / "shallow", "new.txt", "new\n")
+    return tmp_path / "shallow"
+
+
+def test_history_that_the_server_lacks_is_refused(client: Git, shallow: Path, host: HostFunction) -> None:
+    target = host(empty=True)
+    said = client.fails("push", target.url, "main", cwd=shallow)
+    assert "! [remote rejected] main -> main (shallow update not allowed)" in said
+    assert refs(target.path) == {}
+    assert not (target.path / "shallow").exists()
+
+
+def test_a_server_may_become_shallow(client: Git, shallow: Path, host: HostFunction, tmp_path: Path) -> None:
+    target = host(empty=True)
+    client("config", "receive.shallowUpdate", "true", cwd=target.path)
+    client("push", target.url, "main", cwd=shallow)
+    tip = client("rev-parse", "main", cwd=shallow)
+    assert refs(target.path) == {"refs/heads/main": tip}
+    assert sorted((target.path / "shallow").read_text().split()) == sorted(
+        (shallow / ".git" / "shallow").read_text().split()
+    )
+    # what is pushed on top needs no more of it, and whoever clones it gets as much history as there is
+    new = commit_file(client, shallow, "more.txt", "more\n")
+    client("push", target.url, "main", cwd=shallow)
+    client("clone", "-q", target.url, "again", cwd=tmp_path)
+    assert client("rev-parse", "HEAD", cwd=tmp_path / "again") == new
+    assert client("rev-list", "--count", "HEAD", cwd=tmp_path / "again") == client(
+        "rev-list", "--count", "main", cwd=shallow
+    )
+    fsck(tmp_path / "again")
+
+
+def test_one_ref_needs_it_and_one_does_not(client: Git, shallow: Path, host: HostFunction) -> None:
+    target = host(empty=True)
+    client("checkout", "-q", "--orphan", "alone", cwd=shallow)
+    alone = commit_file(client, shallow, "alone.txt", "x\n")
+    said = client.fails("push", target.url, "main", "alone", cwd=shallow)
+    assert "(shallow update not allowed)" in said
+    assert refs(target.path) == {"refs/heads/alone": alone}
+    assert not (target.path / "shallow").exists()
+    client("config", "receive.shallowUpdate", "true", cwd=target.path)
+    client("push", target.url, "main", "alone", cwd=shallow)
+    assert set(refs(target.path)) == {"refs/heads/alone", "refs/heads/main"}
+    assert (target.path / "shallow").exists()
+
+
+def test_history_that_the_server_has_is_not_cut(client: Git, shallow: Path, hosted: Hosted) -> None:
+    client("config", "receive.shallowUpdate", "true", cwd=hosted.path)
+    client("push", "origin", "main", cwd=shallow)
+    assert refs(hosted.path)["refs/heads/main"] == client("rev-parse", "main", cwd=shallow)
+    assert not (hosted.path / "shallow").exists()

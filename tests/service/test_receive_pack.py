@@ -1004,6 +1004,59 @@ def test_a_shallow_push_that_lacks_history(site: Site, tip: bytes) -> None:
     assert outcome.results == {"refs/heads/x": "shallow update not allowed"}
 
 
+def test_a_shallow_push_that_may_cut_history(site: Site, tip: bytes) -> None:
+    site.git("config", "receive.shallowUpdate", "true", cwd=site.path)
+    parent = site.commit("one")
+    new = site.commit("two")
+    objects = site.git("rev-list", "--objects", "--no-object-names", new, b"^" + parent).split()
+    pack = site.pack_of(*objects)
+    outcome = site.push([(ZERO, new, b"refs/heads/x")], pack, shallow=[new, tip])
+    assert outcome.results == {"refs/heads/x": "ok"}
+    assert (site.path / "shallow").read_bytes() == new + b"\n"
+    # with its parent it is whole; what is shallow stays so
+    outcome = site.push([(ZERO, parent, b"refs/heads/y")], site.pack(parent, b"^" + tip), shallow=[new])
+    assert outcome.results == {"refs/heads/y": "ok"}
+    assert (site.path / "shallow").read_bytes() == new + b"\n"
+
+
+@pytest.mark.parametrize("capabilities", [None, USUAL + b" atomic"])
+def test_a_shallow_file_that_can_not_be_written(
+    site: Site,
+    tip: bytes,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    capabilities: bytes | None,
+) -> None:
+    def fail(*_: Any) -> None:
+        raise FileExistsError(errno.EEXIST, "File exists")
+
+    monkeypatch.setattr("gitsmart.repo.quarantine.extend_shallow", fail)
+    site.git("config", "receive.shallowUpdate", "true", cwd=site.path)
+    parent = site.commit("one")
+    new = site.commit("two")
+    objects = site.git("rev-list", "--objects", "--no-object-names", new, b"^" + parent).split()
+    commands = [(ZERO, new, b"refs/heads/x"), (ZERO, tip, b"refs/heads/y")]
+    outcome = site.push(
+        commands, site.pack_of(*objects), shallow=[new], capabilities=capabilities, objects_may_stay=True
+    )
+    other = "ok" if capabilities is None else "atomic push failure"
+    assert outcome.results == {"refs/heads/x": "shallow error", "refs/heads/y": other}
+    assert len(caplog.records) == 1
+
+
+def test_a_shallow_push_that_lies(site: Site, tip: bytes) -> None:
+    """Shallow lines name nothing here, or what isn't where history breaks off."""
+    site.git("config", "receive.shallowUpdate", "true", cwd=site.path)
+    parent = site.commit("one")
+    new = site.commit("two")
+    objects = site.git("rev-list", "--objects", "--no-object-names", new, b"^" + parent).split()
+    tree = site.git("rev-parse", tip + b"^{tree}")
+    for lines in ([tip], [b"1" * 40], [tree]):
+        outcome = site.push([(ZERO, new, b"refs/heads/x")], site.pack_of(*objects), shallow=lines)
+        assert outcome.results == {"refs/heads/x": "missing necessary objects"}
+    assert not (site.path / "shallow").exists()
+
+
 # ----------------------------------------------------------------------------------------------------- atomic
 
 ATOMIC = USUAL + b" atomic"
