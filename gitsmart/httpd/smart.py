@@ -258,6 +258,12 @@ class SmartHandler(Handler):
                 + self._exchange.response_high_bytes
                 + getattr(self.request.connection, "body_high_water_bytes", 0)
             )
+        if self._report.agent:
+            fields["agent"] = shorten(self._report.agent)
+        if self._report.session_id:
+            fields["session"] = shorten(self._report.session_id)
+        if self._report.server_options:
+            fields["server_options"] = shorten(", ".join(self._report.server_options))
         if self._report.note:
             fields["note"] = shorten(self._report.note)
         return fields
@@ -265,12 +271,6 @@ class SmartHandler(Handler):
 
 class InfoRefs(SmartHandler):
     """GET /<repo>/info/refs?service=..."""
-        if self._report.agent:
-            fields["agent"] = shorten(self._report.agent)
-        if self._report.session_id:
-            fields["session"] = shorten(self._report.session_id)
-        if self._report.server_options:
-            fields["server_options"] = shorten(", ".join(self._report.server_options))
 
     allowed = "GET, HEAD"
 
