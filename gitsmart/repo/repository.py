@@ -50,7 +50,6 @@ _V1_EXTENSIONS = {
     "submodulepathconfig",
 }
 _NAMED_LIMIT_BYTES = 64 << 20
-_NAMED_LIMIT_BYTES = 64 << 20
 _VIEWS = 64  # of different namespaces; each holds a name for each ref that it shows
 
 
@@ -208,6 +207,7 @@ class Repository:
             RepositoryUnusable: the `shallow` file is malformed or larger than 64 MiB.
         """
         return read_shallow(self._git_dir, self.format)
+
     def alternate_tips(self) -> list[bytes]:
         """Return the hex oids of the refs of the repositories that objects are borrowed from, each once.
 
@@ -245,7 +245,6 @@ class Repository:
             return lender.refs(peel=False).refs
         except (RepositoryUnusable, OSError):
             return ()
-
 
     def begin_push(self) -> Push:
         """Open a quarantine for one push, a context manager. Touches no disk before it is needed."""

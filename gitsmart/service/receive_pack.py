@@ -152,11 +152,11 @@ class _ReceivePack:
     def _run(self) -> None:
         # 1. Commands and options. Nothing is believed to be a push before they are whole.
         self._request = self._read_request()
-        if not self._request.commands and not self._request.has_certificate:
-            return  # git's probe before a big push, or a client with nothing to say
         capabilities = self._request.capabilities
         self._report.agent = capabilities.get(b"agent", b"").decode("utf-8", "replace")
         self._report.session_id = capabilities.get(b"session-id", b"").decode("utf-8", "replace")
+        if not self._request.commands and not self._request.has_certificate:
+            return  # git's probe before a big push, or a client with nothing to say
         if self._request.side_band:
             self._band = SideBandWriter(self._channel.write, SIDE_BAND_64K_LIMIT)
         if self._request.has_certificate:
