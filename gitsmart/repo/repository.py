@@ -32,6 +32,7 @@ from gitsmart.pack.store import ObjectStore
 from gitsmart.repo.gitconfig import NO_SERVER_CONFIG, ConfigFile, GitConfig, ServerConfig
 from gitsmart.repo.plainfile import FileKind, PlainFile, list_packs, open_plain_file
 from gitsmart.repo.quarantine import Push
+from gitsmart.repo.reachability import Reachability
 from gitsmart.repo.ref_view import HiddenRefs, RefView, Section, namespace_prefix
 from gitsmart.repo.refs import Ref, RefSnapshot, RefState, RefStore
 from gitsmart.repo.shallow_file import read_shallow
@@ -117,7 +118,8 @@ class Repository:
         self.ref_store = RefStore(os.fsencode(git_dir), self.format, self.objects)
         self.namespace = ""
         self._prefix = b""
-        # both are shared with the same repository in other namespaces
+        # these are shared with the same repository in other namespaces
+        self._reachabilities: dict[tuple[bytes, bool], Reachability] = {}
         self._hidden: dict[Section, tuple[GitConfig, HiddenRefs]] = {}
         self._shown: dict[tuple[bytes, Section], tuple[tuple[Ref, ...], RefView, tuple[Ref, ...]]] = {}
 
@@ -199,6 +201,20 @@ class Repository:
                 self._shown.clear()
             known = self._shown[key] = (snapshot.refs, view, view.refs(snapshot.refs))
         return RefSnapshot(known[2], *view.head(snapshot, self.ref_store))
+
+    def reachability(self, *, hidden_too: bool = False) -> Reachability:
+        """What is known of where this namespace's refs lead to, shared by all requests.
+
+        Args:
+            hidden_too: for callers that count what uploadpack.hideRefs hides.
+        """
+        key = (self._prefix, hidden_too)
+        known = self._reachabilities.get(key)
+        if known is None:
+            if len(self._reachabilities) >= _VIEWS:
+                self._reachabilities.clear()
+            known = self._reachabilities.setdefault(key, Reachability(self.objects))
+        return known
 
     def shallow(self) -> frozenset[bytes]:
         """The raw oids of the commits whose parents this repository does not have; empty for a whole one.

@@ -20,6 +20,7 @@ from gitsmart.repo.repository import Repository
 from gitsmart.service.channel import Channel
 from gitsmart.service.features import Features, read_features
 from gitsmart.service.options import ServiceOptions, ServiceReport
+from gitsmart.service.wants import read_want_policy
 from gitsmart.wire.pktline import FLUSH_PKT, pkt
 
 __all__ = ["ServiceName", "advertise", "write_advertisement"]
@@ -121,11 +122,13 @@ def _v0_capabilities(
         if repo.config.get_bool("transfer.advertiseSID", False):
             words.append(b"session-id=" + options.session_id)
         return b"%b object-format=%b agent=%b" % (b" ".join(words), repo.format.name, options.agent)
-    words = [_UPLOAD_PACK]
+    words = [_UPLOAD_PACK, *read_want_policy(repo.config).v0_capabilities]
     if stateless:
         words.append(b"no-done")
     if snapshot.head is not None and snapshot.head_target is not None:
         words.append(b"symref=HEAD:" + snapshot.head_target)
+    if repo.config.get_bool("uploadpack.allowFilter", True):
+        words.append(b"filter")
     if repo.config.get_bool("transfer.advertiseSID", False):
         words.append(b"session-id=" + options.session_id)
     return b"%b object-format=%b agent=%b" % (b" ".join(words), repo.format.name, options.agent)

@@ -1,6 +1,7 @@
 """What a repository's config lets its fetches do: the optional features of protocol v2, read once a request.
 
-    [uploadpack] allowRefInWant        true unless set to false; git's default is false
+    [uploadpack] allowFilter           true unless set to false; git's default is false
+                 allowRefInWant        true unless set to false; git's default is false
                  allowSidebandAll      false unless set
                  advertiseBundleURIs   false unless set: the command bundle-uri
                  blobPackfileUri       "<blob> <pack hash> <uri>", any number of them: packfile-uris
@@ -31,6 +32,7 @@ _UNBORN = ("advertise", "allow", "ignore")
 class Features:
     """The optional features of one repository, at one moment."""
 
+    filter: bool = True
     ref_in_want: bool = True
     sideband_all: bool = False
     object_info: bool = False
@@ -59,6 +61,7 @@ class Features:
     def fetch_features(self) -> tuple[bytes, ...]:
         """The values of the advertisement's `fetch=`: a fetch may use the arguments that belong to them."""
         optional = {
+            b"filter": self.filter,
             b"ref-in-want": self.ref_in_want,
             b"sideband-all": self.sideband_all,
             b"packfile-uris": bool(self.packfile_uris),
@@ -76,6 +79,7 @@ def read_features(config: GitConfig, fmt: ObjectFormat) -> Features:
     if unborn not in _UNBORN:
         raise RepositoryUnusable(f"invalid value for 'lsrefs.unborn': {unborn!r}")
     return Features(
+        filter=config.get_bool("uploadpack.allowFilter", True),
         ref_in_want=config.get_bool("uploadpack.allowRefInWant", True),
         sideband_all=config.get_bool("uploadpack.allowSidebandAll", False),
         object_info=config.get_bool("transfer.advertiseObjectInfo", False),

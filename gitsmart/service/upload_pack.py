@@ -13,7 +13,7 @@ Errors go where the client listens: `ERR` before the pack, band 3 inside it. A p
 never made to look finished. gitprotocol-pack, "Packfile Negotiation", "Packfile Data"; gitprotocol-v2,
 "fetch"; git: upload-pack.c, serve.c.
 
-What this leaves out: filters.
+Which objects may be asked for is said in wants.py, what filters leave out in filtering.py.
 """
 
 import logging
@@ -29,19 +29,22 @@ from gitsmart.errors import (
     PackError,
     ProtocolError,
 )
+from gitsmart.pack.filters import ObjectFilter
 from gitsmart.pack.objects import COMMIT, TAG, to_hex, to_raw
-from gitsmart.pack.select import Selection, reaches_common, select_objects, walk_commits
+from gitsmart.pack.select import Selection, reaches_common, select_objects
 from gitsmart.pack.writer import PackStats, write_pack
 from gitsmart.repo.repository import Repository
 from gitsmart.service.advertise import write_advertisement
 from gitsmart.service.bundle_uri import bundle_uri
 from gitsmart.service.channel import Channel
 from gitsmart.service.features import Features, read_features
+from gitsmart.service.filtering import build_filter, read_filter_policy
 from gitsmart.service.ls_refs import ls_refs
 from gitsmart.service.object_info import object_info
 from gitsmart.service.options import ServiceOptions, ServiceReport
 from gitsmart.service.packets import PktLineReader
 from gitsmart.service.shallow import ShallowPlan, known_shallow, plan_shallow
+from gitsmart.service.wants import Wants, not_our_ref, read_want_policy
 from gitsmart.wire.capabilities import CommandHeadParser
 from gitsmart.wire.pktline import DELIM_PKT, FLUSH_PKT, Special, error_pkt, pkt, printable
 from gitsmart.wire.sideband import KEEPALIVE_PKT, SideBandWriter
@@ -107,6 +110,7 @@ class _UploadPack:
         self._report = ServiceReport()
         self._server_shallow: frozenset[bytes] = frozenset()
         self._features = Features()
+        self._wants: Wants | None = None
         self._has_answered = False
         self._is_in_bare_pack = False  # a pack without side-band: no text can follow
         self._band: SideBandWriter | None = None  # of an answer that goes in side-band packets as a whole
@@ -226,8 +230,9 @@ class _UploadPack:
         self._band = None
 
     def _answer_fetch(self, request: FetchRequest) -> None:
+        by_name = list(request.wants)
         wanted_refs = self._wanted_refs(request)
-        wants = self._existing_wants(request)
+        wants, keep = self._judge(request, by_name)
         if not wants and not request.wait_for_done:
             # Nothing wanted, nothing said (git: upload_pack_v2()).
             return
@@ -252,7 +257,7 @@ class _UploadPack:
             self._write_lines([b"wanted-refs\n", *wanted_refs], then=DELIM_PKT)
         if not request.uri_protocols:
             self._write_lines([b"packfile\n"])
-        self._send_pack(request, wants, common, plan)
+        self._send_pack(request, wants, keep, common, plan)
 
     def _wanted_refs(self, request: FetchRequest) -> list[bytes]:
         """Add what the want-refs are at now to the wants; return the lines that tell the client.
@@ -285,15 +290,28 @@ class _UploadPack:
             self._write_lines([b"packfile-uris\n", *lines], then=DELIM_PKT)
         self._write_lines([b"packfile\n"])
 
-    def _existing_wants(self, request: FetchRequest) -> list[bytes]:
-        """The wants as raw oids. v2 serves any object that is there, reachable or not, as git does."""
+    def _judge(
+        self, request: FetchRequest, by_name: Iterable[bytes], *, tips_only: bool = False
+    ) -> tuple[list[bytes], ObjectFilter | None]:
+        """The wants as raw oids, and what the filter makes of them; refuses what may not be asked for.
+
+        Args:
+            by_name: the wants that came as oids, not as refs.
+            tips_only: what refs lead to is not enough for these.
+        """
+        config = self._repo.config
         wants = [to_raw(oid) for oid in request.wants]
         present = self._store.present(wants)
         for raw_oid in wants:
             if raw_oid not in present:
-                raise _not_our_ref(raw_oid)
+                raise not_our_ref(raw_oid)
         self._report.refs += len(wants)
-        return wants
+        self._wants = Wants(self._repo, read_want_policy(config), tips_only=tips_only, tick=self._tick)
+        self._wants.check(map(to_raw, by_name))
+        if request.filter is None:
+            return wants, None
+        read_filter_policy(config).check(request.filter)
+        return wants, build_filter(self._repo, request.filter, self._wants)
 
     # --------------------------------------------------------------------------------------------- v0, v1
 
@@ -302,12 +320,13 @@ class _UploadPack:
         if line is None:
             # A client that only looked at the refs hangs up, and git's probe may have no body at all.
             return
-        request = parse_upload_request(self._section(), hex_len=self._hex_len)
+        request = parse_upload_request(self._section(), hex_len=self._hex_len, filters=self._features.filter)
         self._note_client(request.agent, request.session_id)
         if not request.wants:
             return
-        wants = self._existing_wants(request)
-        self._check_reachable(wants)
+        says_reachable = read_want_policy(self._repo.config).says_reachable
+        tips_only = not (self._stateless or says_reachable)
+        wants, keep = self._judge(request, request.wants, tips_only=tips_only)
         client_shallow = self._client_shallow(request)
         plan = self._plan(request, wants, client_shallow, tell_server_shallow=False)
         if request.is_deepening:
@@ -321,34 +340,11 @@ class _UploadPack:
         if common is None:
             self._report.note = "negotiation"
             return
-        self._send_pack(request, wants, common, plan)
+        self._send_pack(request, wants, keep, common, plan)
 
     def _flush_if_stateful(self) -> None:
         if not self._stateless:
             self._channel.flush()
-
-    def _check_reachable(self, wants: list[bytes]) -> None:
-        """Refuse wants that no ref leads to.
-
-        Over HTTP any commit that a ref reaches may be asked for, since refs may have moved after they were
-        advertised; over one connection, only what was advertised (git: upload-pack.c check_non_tip()).
-        """
-        snapshot = self._repo.shown_refs("uploadpack")
-        refs = snapshot.refs if snapshot.head is None else (snapshot.head, *snapshot.refs)
-        tips = {to_raw(ref.oid) for ref in refs}
-        others = [raw_oid for raw_oid in wants if raw_oid not in tips]
-        if not others:
-            return
-        if not self._stateless:
-            raise _not_our_ref(others[0])
-        for raw_oid in others:
-            if self._store.type_of(raw_oid) != COMMIT:
-                raise _not_our_ref(raw_oid)
-        tip_commits = self._commits_of(to_raw(ref.peeled or ref.oid) for ref in refs)
-        commits, _ = walk_commits(self._store, others, tip_commits, tick=self._tick)
-        if commits:
-            unreachable = set(commits)
-            raise _not_our_ref(next(raw_oid for raw_oid in others if raw_oid in unreachable))
 
     def _negotiate(
         self, request: FetchRequest, wants: list[bytes], client_shallow: frozenset[bytes]
@@ -489,11 +485,16 @@ class _UploadPack:
         return self._commits_of(commits)
 
     def _send_pack(
-        self, request: FetchRequest, wants: list[bytes], common: list[bytes], plan: ShallowPlan
+        self,
+        request: FetchRequest,
+        wants: list[bytes],
+        keep: ObjectFilter | None,
+        common: list[bytes],
+        plan: ShallowPlan,
     ) -> None:
         """Send the pack, in side-band packets and their flush-pkt unless the client can't read those."""
         if not request.side_band_limit:
-            selection = self._select(request, wants, common, plan, self._tick)
+            selection = self._select(request, wants, keep, common, plan, self._tick)
             self._is_in_bare_pack = True
             self._write_pack(request, selection, common, self._channel.write)
             return
@@ -501,7 +502,7 @@ class _UploadPack:
         self._keepalive(KEEPALIVE_PKT)
         try:
             progress = _Progress(self._channel, band, self._options, is_shown=not request.no_progress)
-            selection = self._select(request, wants, common, plan, progress.enumerating)
+            selection = self._select(request, wants, keep, common, plan, progress.enumerating)
             if request.uri_protocols:
                 self._leave_out(request, selection)
             progress.enumerated(len(selection.objects))
@@ -512,10 +513,14 @@ class _UploadPack:
             raise
         except Exception as error:
             self._channel.keepalive(b"", 0)
-            band.error(f"upload-pack: {_ABORT}")
+            is_theirs = isinstance(error, ProtocolError)
+            text = str(error) if is_theirs else f"upload-pack: {_ABORT}"
+            band.error(text)
             self._channel.write(FLUSH_PKT)
             self._channel.flush()
-            self._tell_report(_ABORT)
+            self._tell_report(text if is_theirs else _ABORT)
+            if is_theirs:
+                return
             if not isinstance(error, (GitsmartError, OSError)):
                 raise
             _logger.exception("fetch from %s broke off", self._repo.name)
@@ -527,6 +532,7 @@ class _UploadPack:
         self,
         request: FetchRequest,
         wants: list[bytes],
+        keep: ObjectFilter | None,
         common: list[bytes],
         plan: ShallowPlan,
         tick: Callable[[int], None],
@@ -538,6 +544,8 @@ class _UploadPack:
             boundary=plan.boundary,
             client_shallow=plan.client_shallow,
             extra_uninteresting=plan.extra_uninteresting,
+            keep=keep,
+            note=None if keep is None else self._note_reached(wants),
             tick=tick,
         )
         if request.include_tag:
@@ -547,6 +555,15 @@ class _UploadPack:
                     for raw_oid in self._store.peel(to_raw(ref.oid))[0]:
                         selection.objects.setdefault(raw_oid, TAG)
         return selection
+
+    def _note_reached(self, wants: list[bytes]) -> Callable[[dict[bytes, int]], None]:
+        """A client that leaves something out now comes for it later: spare it the proof that it may."""
+
+        def note(objects: dict[bytes, int]) -> None:
+            if self._wants is not None:
+                self._wants.note(wants, objects)
+
+        return note
 
     def _write_pack(
         self,
@@ -612,7 +629,3 @@ class _Progress:
     def _show(self, text: bytes) -> None:
         self._band.progress(text)
         self._channel.flush()
-
-
-def _not_our_ref(raw_oid: bytes) -> ProtocolError:
-    return ProtocolError(f"upload-pack: not our ref {to_hex(raw_oid).decode('ascii')}")

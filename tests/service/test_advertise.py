@@ -53,7 +53,7 @@ def test_v2_upload_pack(served: Served) -> None:
         b"version 2\n",
         b"agent=gitsmart/test\n",
         b"ls-refs=unborn\n",
-        b"fetch=shallow wait-for-done ref-in-want\n",
+        b"fetch=shallow wait-for-done filter ref-in-want\n",
         b"server-option\n",
         b"object-format=sha1\n",
         FLUSH,
@@ -74,7 +74,7 @@ def test_v0_and_v1_upload_pack(served: Served, version: int) -> None:
     assert b"agent=gitsmart/test" in agents
     assert b"symref=HEAD:refs/heads/main" in ours
     assert gits - ours - agents == set()
-    assert ours - gits - agents == set()
+    assert ours - gits - agents == {b"filter", b"allow-reachable-sha1-in-want"}
 
 
 @pytest.mark.parametrize("version", [0, 1, 2])

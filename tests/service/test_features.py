@@ -52,7 +52,7 @@ def features(text: str) -> Features:
 def test_defaults() -> None:
     found = features("")
     assert found == Features()
-    assert found.fetch_features == (b"shallow", b"wait-for-done", b"ref-in-want")
+    assert found.fetch_features == (b"shallow", b"wait-for-done", b"filter", b"ref-in-want")
     assert found.commands == {b"ls-refs", b"fetch"}
     assert found.capabilities == {b"agent", b"server-option", b"object-format"}
 
