@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -19,7 +18,7 @@ def new_session_id() -> bytes:
     git: trace2/tr2_sid.c tr2_sid_append_my_sid_component().
     """
     now = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
-    host = hashlib.sha1(socket.gethostname().encode("utf-8", "surrogateescape"), usedforsecurity=False)
+    host = hashlib.sha1(os.fsencode(os.uname().nodename), usedforsecurity=False)
     return f"{now}-H{host.hexdigest()[:8]}-P{os.getpid() & 0xFFFFFFFF:08x}".encode("ascii")
 
 
