@@ -12,6 +12,8 @@ error both go to the client, standard input is written while the hook runs. What
 - A hook's end is the end of its process. A child that it leaves behind with our pipe open (`deploy.sh &`) is
   listened to as long as it keeps talking, `LINGER_S` after its last word at most, and then left alone.
 
+Standard output of a hook that is talked to (proc-receive) goes to the talk, not to the client.
+
 A hook need not read its input. One without a first line `#!` is given to /bin/sh,
 as git does (run-command.c start_command(), ENOEXEC).
 """
@@ -50,6 +52,15 @@ class Command(Protocol):
     def cwd(self) -> str: ...
     @property
     def environ(self) -> Mapping[str, str]: ...
+
+
+class Talk(Protocol):
+    """A conversation with a hook over its standard input and output."""
+
+    @property
+    def is_over(self) -> bool: ...
+    def feed(self, data: bytes) -> bytes:
+        """Take what the hook says, give what is to be told to it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,6 +134,7 @@ def run_hook(
     output: Callable[[bytes], None] | None,
     timeout_s: float,
     check: Callable[[], None],
+    talk: Talk | None = None,
 ) -> HookResult:
     """Run one hook to its end. Blocking.
 
@@ -132,6 +144,7 @@ def run_hook(
     Args:
         args: appended to `command.argv`; refnames go through byte for byte.
         base: what the operator gives to all hooks, such as HOME, LANG and PATH; no GIT_ variables.
+        talk: hears the hook's standard output, and says what follows `stdin`, which ends when it is over.
         extra_environ: this request's part, see `push_environ`. Later ones win: `command.environ`, base, this.
         check: called at least every `CHECK_INTERVAL_S`; what it raises stops the hook and goes to the caller.
 
@@ -142,13 +155,14 @@ def run_hook(
     # a variable ends at its first NUL, as it would in git
     environ = {key: value.partition("\0")[0] for key, value in environ.items()}
     try:
-        process = _start([*map(os.fsencode, command.argv), *args], command.cwd, environ)
+        argv = [*map(os.fsencode, command.argv), *args]
+        process = _start(argv, command.cwd, environ, subprocess.STDOUT if talk is None else subprocess.PIPE)
     except OSError as error:
         return HookResult(status=None, failure=error.strerror or "unknown error")
     assert process.stdin is not None
     assert process.stdout is not None
     try:
-        finished = _converse(process, stdin, output, time.monotonic() + timeout_s, check)
+        finished = _converse(process, stdin, output, time.monotonic() + timeout_s, check, talk)
         if not finished:
             _stop(process)
     except BaseException:
@@ -157,10 +171,12 @@ def run_hook(
     finally:
         process.stdin.close()
         process.stdout.close()
+        if process.stderr is not None:
+            process.stderr.close()
     return HookResult(status=process.wait(), timed_out=not finished)
 
 
-def _start(argv: list[bytes], cwd: str, environ: dict[str, str]) -> "subprocess.Popen[bytes]":
+def _start(argv: list[bytes], cwd: str, environ: dict[str, str], stderr: int) -> "subprocess.Popen[bytes]":
     tries = 0
     while True:
         try:
@@ -170,7 +186,7 @@ def _start(argv: list[bytes], cwd: str, environ: dict[str, str]) -> "subprocess.
                 env=environ,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
+                stderr=stderr,
                 bufsize=0,
                 start_new_session=True,  # a process group of its own, to be stopped as a whole
             )
@@ -192,23 +208,26 @@ def _converse(
     output: Callable[[bytes], None] | None,
     deadline: float,
     check: Callable[[], None],
+    talk: Talk | None,
 ) -> bool:
     """Feed the hook and pass on what it says until it has ended; False when the deadline came first."""
     assert process.stdin is not None
     assert process.stdout is not None
     sink, source = process.stdin.fileno(), process.stdout.fileno()
-    os.set_blocking(sink, False)
-    os.set_blocking(source, False)
+    sources = [source] if process.stderr is None else [source, process.stderr.fileno()]
+    for fd in (sink, *sources):
+        os.set_blocking(fd, False)
     to_write = memoryview(stdin)
-    listening = True
+    listening = len(sources)
     ended = False
     heard = asked = time.monotonic()
     pause = 0.001
     with selectors.DefaultSelector() as selector:
-        selector.register(source, selectors.EVENT_READ)
+        for fd in sources:
+            selector.register(fd, selectors.EVENT_READ)
         if to_write:
             selector.register(sink, selectors.EVENT_WRITE)
-        else:
+        elif talk is None:
             process.stdin.close()
         while True:
             now = time.monotonic()
@@ -222,21 +241,57 @@ def _converse(
             pause = 0.001 if ready else min(pause * 2, CHECK_INTERVAL_S)
             for key, _ in ready:
                 if key.fd == sink:
+                    if process.stdin.closed:  # what the hook said in the same moment has ended the talk
+                        continue
                     to_write = _feed(sink, to_write)
                     if not to_write:
                         selector.unregister(sink)
-                        process.stdin.close()
-                elif said := os.read(source, READ_BYTES):
+                        if talk is None or talk.is_over:
+                            process.stdin.close()
+                elif said := os.read(key.fd, READ_BYTES):
                     heard = now
-                    if output is not None:
+                    if talk is not None and key.fd == source:
+                        to_write = _answer(selector, process, to_write, talk, said)
+                    elif output is not None:
                         output(said)
                 else:
-                    selector.unregister(source)
-                    listening = False
+                    selector.unregister(key.fd)
+                    listening -= 1
+                    if talk is not None and key.fd == source and not process.stdin.closed:
+                        to_write = to_write[:0]
+                        _close_input(selector, process)
             if not ended and (not ready or not listening or now - asked > CHECK_INTERVAL_S):
                 asked = now
                 if ended := _has_ended(process):
                     heard = now
+
+
+def _answer(
+    selector: selectors.BaseSelector,
+    process: "subprocess.Popen[bytes]",
+    to_write: memoryview,
+    talk: Talk,
+    said: bytes,
+) -> memoryview:
+    """Have the talk hear what the hook said; return what is to be written now."""
+    assert process.stdin is not None
+    answer = talk.feed(said)
+    if process.stdin.closed:
+        return to_write
+    if answer:
+        if not to_write:
+            selector.register(process.stdin.fileno(), selectors.EVENT_WRITE)
+        to_write = memoryview(bytes(to_write) + answer)
+    if talk.is_over and not to_write:
+        _close_input(selector, process)
+    return to_write
+
+
+def _close_input(selector: selectors.BaseSelector, process: "subprocess.Popen[bytes]") -> None:
+    assert process.stdin is not None
+    if process.stdin.fileno() in selector.get_map():
+        selector.unregister(process.stdin.fileno())
+    process.stdin.close()
 
 
 def _feed(sink: int, to_write: memoryview) -> memoryview:

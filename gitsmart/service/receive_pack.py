@@ -8,7 +8,8 @@
      5  judge again: fast-forward, commits on branches, and the refs as they are by now
      6  pre-receive, which sees the quarantine. Up to here a client that leaves ends the push, without a trace
      7  migrate: the objects, durably, into the repository
-     8  update hook for each ref, then one ref transaction (deletes first in a push that isn't atomic)
+     8  proc-receive for its own commands (receive.procReceiveRefs); then for the others
+        update hook for each ref, then one ref transaction (deletes first in a push that isn't atomic)
      9  post-receive, post-update: they can't fail the push any more
     10  report-status
 
@@ -22,7 +23,7 @@ report comes after post-receive, so that its output isn't cut off by clients tha
 have the report.
 
 gitprotocol-pack, "Pushing Data To a Server"; git: builtin/receive-pack.c. Not here: push certificates,
-proc-receive, hidden refs.
+hidden refs.
 """
 
 import dataclasses
@@ -30,7 +31,7 @@ import logging
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from gitsmart.access.identity import Actor
 from gitsmart.errors import Disconnected, GitsmartError, PackError, ProtocolError, RepositoryUnusable
@@ -53,7 +54,9 @@ from gitsmart.service.hooks import committer, push_environ, run_hook
 from gitsmart.service.options import ServiceOptions, ServiceReport
 from gitsmart.service.packets import PktLineReader
 from gitsmart.service.policy import PushPolicy, Refusal, judge_names, show_ref
+from gitsmart.service.proc_receive import ProcReceiveRefs
 from gitsmart.wire.pktline import error_pkt
+from gitsmart.wire.proc_receive import ProcReceiveResult, ProcReceiveTalk
 from gitsmart.wire.push_request import PushRequest, PushRequestParser, RefCommand
 from gitsmart.wire.report import RefResult, format_report
 from gitsmart.wire.sideband import SIDE_BAND_64K_LIMIT, SideBandWriter
@@ -105,6 +108,10 @@ class _Update:
     existed: bool = True
     """False: a delete of what isn't there. Done all the same, but no news for post-receive."""
     forced: bool = False
+    by_hook: bool = False
+    """The hook proc-receive is to carry it out: nothing of ours judges it."""
+    reports: list[RefResult] = field(default_factory=list)
+    """What that hook says it did."""
 
     @property
     def alive(self) -> bool:
@@ -125,6 +132,7 @@ class _ReceivePack:
         self._packets = PktLineReader(channel.read)
         self._request = PushRequest()
         self._updates: list[_Update] = []
+        self._proc_refs = ProcReceiveRefs()
         self._band: SideBandWriter | None = None
         self._input_ended = False
         self._held: list[str] = []  # texts for band 2 that wait for the end of the input
@@ -162,6 +170,7 @@ class _ReceivePack:
         if self._request.has_certificate:
             raise ProtocolError("push certificates are not supported")
         policy = PushPolicy.from_config(self._repo.config)
+        self._proc_refs = ProcReceiveRefs.from_config(self._repo.config)
 
         # 2. What can be known to fail now fails now, whatever the pack holds.
         self._make_updates()
@@ -204,7 +213,7 @@ class _ReceivePack:
         self._pre_receive(push)
         if any(update.alive for update in self._updates):
             # 7, 8. From here on the push goes on without its client.
-            self._apply(push)
+            self._apply(policy, push)
 
     # ------------------------------------------------------------------------------------------ request
 
@@ -229,6 +238,9 @@ class _ReceivePack:
         for index, command in enumerate(self._request.commands):
             update = _Update(command, command.ref)
             self._updates.append(update)
+            update.by_hook = self._proc_refs.match(command)
+            if update.by_hook:
+                continue
             refusal = refusals.get(index)
             if refusal is not None:
                 self._refuse(update, refusal)
@@ -245,7 +257,7 @@ class _ReceivePack:
         head, _ = self._repo.ref_store.resolve(b"HEAD")
         checked_out = frozenset() if self._repo.is_bare else frozenset({head})
         for update in self._updates:
-            if not update.alive:
+            if not update.alive or update.by_hook:
                 continue
             refusal = policy.judge(
                 update.command, target=update.target, head=head, checked_out=checked_out, warn=warn
@@ -288,7 +300,7 @@ class _ReceivePack:
         again.
         """
         creates = [update for update in self._updates if update.alive and update.command.is_create]
-        creates = [update for update in creates if not update.command.is_delete]
+        creates = [update for update in creates if not update.command.is_delete and not update.by_hook]
         if not creates:
             return
         gone = {update.target for update in self._updates if update.alive and update.command.is_delete}
@@ -310,7 +322,7 @@ class _ReceivePack:
     def _judge_objects(self, policy: PushPolicy, push: Push) -> None:
         shallow = self._repo.shallow().union(*self._shallow_roots.values())
         for update in self._updates:
-            if not update.alive:
+            if not update.alive or update.by_hook:
                 continue
             refusal, update.forced = policy.judge_objects(
                 update.command,
@@ -478,7 +490,7 @@ class _ReceivePack:
 
     # ---------------------------------------------------------------------------------- objects and refs
 
-    def _apply(self, push: Push) -> None:
+    def _apply(self, policy: PushPolicy, push: Push) -> None:
         self._must_finish = True
         # Objects first: a ref never names what isn't there, whenever the power fails.
         try:
@@ -487,6 +499,8 @@ class _ReceivePack:
             logger.exception("push to %s: the objects can't be moved into place", self._repo.name)
             self._refuse_all("unable to migrate objects to permanent storage")
             return
+        if any(update.alive and update.by_hook for update in self._updates):
+            self._proc_receive(policy, push)
         for update in self._updates:
             if not update.alive:
                 continue
@@ -512,6 +526,56 @@ class _ReceivePack:
         for update, result in zip(live, results, strict=True):
             update.reason = result
             update.done = result is None
+
+    def _proc_receive(self, policy: PushPolicy, push: Push) -> None:
+        """Have the hook proc-receive carry out its commands; what it leaves to us is judged now.
+
+        git: builtin/receive-pack.c execute_commands(), run_proc_receive_hook().
+        """
+        mine = [update for update in self._updates if update.alive and update.by_hook]
+        talk = ProcReceiveTalk(
+            [update.command for update in mine],
+            all_refs=frozenset(update.command.ref for update in self._updates),
+            atomic=self._request.atomic,
+            push_options=(
+                self._request.push_options if b"push-options" in self._request.capabilities else None
+            ),
+        )
+        if self._repo.hook("proc-receive") is None:
+            result = ProcReceiveResult(failed=True, errors=["cannot find hook 'proc-receive'"])
+        else:
+            succeeded = self._run_hook("proc-receive", stdin=talk.start(), talk=talk)
+            result = talk.finish(succeeded=succeeded)
+        if result.errors:
+            self._say("error: " + "\n".join(result.errors) + "\n")
+        for update in mine:
+            ref = update.command.ref
+            if ref in result.refused:
+                update.reason = result.refused[ref]
+            elif ref in result.reports:
+                update.done = True
+                update.reports = result.reports[ref]
+            elif ref in result.fall_through:
+                update.by_hook = False
+        if result.failed:
+            for update in self._updates:
+                if update.alive and (update.by_hook or self._request.atomic):
+                    update.reason = "fail to run proc-receive hook"
+        if result.fall_through:
+            self._judge_fallen(policy, push, [update for update in mine if not update.by_hook])
+
+    def _judge_fallen(self, policy: PushPolicy, push: Push, fallen: Sequence[_Update]) -> None:
+        """Judge commands that come back from the hook, as all the others were before it."""
+        refusals = judge_names([update.command for update in fallen])
+        for index, update in enumerate(fallen):
+            refusal = refusals.get(index)
+            if refusal is not None and update.alive:
+                self._refuse(update, refusal)
+            update.target, _ = self._repo.ref_store.resolve(update.target)
+        self._judge(policy, warn=self._warn)
+        self._judge_conflicts()
+        self._judge_objects(policy, push)
+        self._spread_atomic()
 
     def _extend_shallow(self, push: Push) -> None:
         """Before the refs: a shallow commit that no ref reaches does no harm, a ref without history does."""
@@ -554,6 +618,7 @@ class _ReceivePack:
         stdin: bytes = b"",
         environ: Mapping[str, str] | None = None,
         with_options: bool = False,
+        talk: ProcReceiveTalk | None = None,
     ) -> bool:
         """Run a hook if there is one; False when it says no, can't be run, or takes too long."""
         command = self._repo.hook(name)
@@ -578,6 +643,7 @@ class _ReceivePack:
             output=None if self._band is None else self._send_progress,
             timeout_s=self._options.hook_timeout_s,
             check=self._check_client,
+            talk=talk,
         )
         trouble = ""
         if result.status is None:
@@ -635,9 +701,12 @@ class _ReceivePack:
         if self._client_left:
             return
         if self._request.wants_report:
-            results = [
-                RefResult(update.command.ref, update.reason, forced=update.forced) for update in self._updates
-            ]
+            results: list[RefResult] = []
+            for update in self._updates:
+                if update.done and update.reports and self._request.wants_report_v2:
+                    results += update.reports
+                else:
+                    results.append(RefResult(update.command.ref, update.reason, forced=update.forced))
             data = format_report(self._unpack_error, results, v2=self._request.wants_report_v2)
             if self._band is None:
                 self._channel.write(data)
@@ -703,8 +772,13 @@ class _Progress:
 
 def _hook_lines(updates: Iterable[_Update]) -> bytes:
     # Each line ends in a newline, the last one too: `while read` passes over one that doesn't.
-    commands = (update.command for update in updates)
-    return b"".join([b"%b %b %b\n" % (command.old, command.new, command.ref) for command in commands])
+    lines = []
+    for update in updates:
+        command = update.command
+        for report in update.reports or [RefResult(command.ref)]:
+            old, new = report.old or command.old, report.new or command.new
+            lines.append(b"%b %b %b\n" % (old, new, report.refname or command.ref))
+    return b"".join(lines)
 
 
 def _os_reason(error: OSError) -> str:
