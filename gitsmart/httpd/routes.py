@@ -18,7 +18,7 @@ __all__ = ["GIT_ROUTES", "SERVER_ROUTES", "Route", "rules"]
 
 _PLACEHOLDERS = {
     "name": ".+",
-    "service": "git-(?:upload|receive)-pack",
+    "service": "git-(?:upload-pack|upload-archive|receive-pack)",
     "alternates": "(?:http-)?alternates",
     "loose": "[0-9a-f]{2}/(?:[0-9a-f]{38}|[0-9a-f]{62})",
     "pack": r"pack-(?:[0-9a-f]{40}|[0-9a-f]{64})\.(?:pack|idx)",

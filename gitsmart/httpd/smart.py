@@ -1,5 +1,7 @@
 """Git's smart HTTP: the ref advertisement, and one request of a service.
 
+    POST /<repo>/git-upload-archive                      -> application/x-git-upload-archive-result
+
     GET  /<repo>/info/refs?service=git-upload-pack       -> application/x-git-upload-pack-advertisement
     POST /<repo>/git-upload-pack                         -> application/x-git-upload-pack-result
     (and the same with git-receive-pack)                    gitprotocol-http
@@ -23,7 +25,7 @@ from tornado.iostream import StreamClosedError
 from tornado.web import stream_request_body
 
 from gitsmart.access.identity import Actor
-from gitsmart.access.rules import RECEIVE_PACK, UPLOAD_PACK, decide
+from gitsmart.access.rules import RECEIVE_PACK, UPLOAD_ARCHIVE, UPLOAD_PACK, decide
 from gitsmart.errors import (
     Disconnected,
     GitsmartError,
@@ -38,6 +40,7 @@ from gitsmart.service.advertise import ServiceName, advertise
 from gitsmart.service.channel import Channel, DecodedChannel, GzippedChannel, PeekedChannel
 from gitsmart.service.options import ServiceReport
 from gitsmart.service.receive_pack import receive_pack
+from gitsmart.service.upload_archive import upload_archive
 from gitsmart.service.upload_pack import upload_pack
 from gitsmart.wire.content import CODINGS, ContentDecoder, accepts_gzip
 from gitsmart.workers import Exchange
@@ -311,7 +314,7 @@ class ServiceRpc(SmartHandler):
     allowed = "POST"
 
     def select_service(self) -> None:
-        self.service = UPLOAD_PACK if self.path_kwargs["service"] == UPLOAD_PACK else RECEIVE_PACK
+        self.service = self.path_kwargs["service"]
         self.fields["service"] = self.service
         expected = f"application/x-{self.service}-request"
         given = self.request.headers.get("Content-Type", "")
@@ -329,12 +332,14 @@ class ServiceRpc(SmartHandler):
             service: Service = partial(_upload_pack, repo, self.version, self.site)
             if self.version == 2:
                 service = self.gzipped(service, _gzipped_ls_refs)
+        elif self.service == UPLOAD_ARCHIVE:
+            service = partial(_upload_archive, repo, self.site)
         else:
             service = partial(_receive_pack, repo, self.version, self.site, actor)
         if self.coding in CODINGS:
             limits = self.site.config.limits
             # a gzip'd push is bounded by receive-pack's own limits; what is inflated is never kept here
-            limit_bytes = limits.request_bytes if self.service == UPLOAD_PACK else 1 << 62
+            limit_bytes = 1 << 62 if self.service == RECEIVE_PACK else limits.request_bytes
             decoder = ContentDecoder(self.coding, limit_bytes=limit_bytes, ratio=limits.inflate_ratio)
             return partial(_decoded, service, decoder)
         return service
@@ -351,6 +356,10 @@ def _receive_pack(
     repo: Repository, version: int, site: Site, actor: Actor, channel: Channel
 ) -> ServiceReport:
     return receive_pack(repo, channel, version=version, actor=actor, options=site.options)
+
+
+def _upload_archive(repo: Repository, site: Site, channel: Channel) -> ServiceReport:
+    return upload_archive(repo, channel, options=site.options)
 
 
 def _gzipped(service: Service, on_gzip: Callable[[], None], channel: Channel) -> ServiceReport:

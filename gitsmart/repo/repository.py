@@ -274,6 +274,24 @@ class Repository:
             shallow=self.shallow,
         )
 
+    def info_attributes(self) -> bytes:
+        """What `info/attributes` holds, b"" when there is none (gitattributes(5)).
+
+        Raises:
+            RepositoryUnusable: it can't be read, or is larger than 100 MiB.
+        """
+        limit_bytes = 100 << 20  # git: attr.h ATTR_MAX_FILE_SIZE
+        try:
+            with open(self._git_dir / "info" / "attributes", "rb") as file:
+                data = file.read(limit_bytes + 1)
+        except (FileNotFoundError, NotADirectoryError):
+            return b""
+        except OSError as error:
+            raise RepositoryUnusable("info/attributes can't be read") from error
+        if len(data) > limit_bytes:
+            raise RepositoryUnusable("info/attributes is too large")
+        return data
+
     def open_file(self, kind: FileKind, name: str) -> PlainFile:
         """Open a file as dumb HTTP serves it; see plainfile.py.
 
