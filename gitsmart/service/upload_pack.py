@@ -208,7 +208,8 @@ class _UploadPack:
             self._has_answered = True
             self._report.refs += ls_refs(self._repo, self._channel, listing)
         elif head.command == b"object-info":
-            self._report.objects += object_info(self._store, self._channel, arguments)
+            wants = Wants(self._repo, read_want_policy(self._repo.config), tips_only=False, tick=self._tick)
+            self._report.objects += object_info(self._store, self._channel, arguments, wants)
         else:
             bundle_uri(self._repo.config, self._channel, arguments)
         return True

@@ -250,6 +250,19 @@ def test_object_info_gives_the_oid_as_it_was_asked_for(git: Git, served: Served)
     assert git.output("upload-pack", "--stateless-rpc", served.path, data=request) == bytes(channel.response)
 
 
+def test_object_info_of_what_may_not_be_fetched(served: Served) -> None:
+    """git tells the size of any object; here one that no ref leads to is one that isn't here."""
+    set_config(served, ("transfer.advertiseObjectInfo", "true"))
+    blob = served.git("hash-object", "-w", "--stdin", cwd=served.path, data=b"secret").encode()
+    request = body(b"size", b"oid " + blob, b"oid " + served.oid("main:big.txt"), command=b"object-info")
+    channel, _ = serve(served, request)
+    assert lines_of(channel)[1] == blob + b" "
+    assert lines_of(channel)[2] != served.oid("main:big.txt") + b" "
+    set_config(served, ("uploadpack.allowAnySHA1InWant", "true"))
+    channel, _ = serve(served, request)
+    assert lines_of(channel)[1] == blob + b" 6"
+
+
 # ---------------------------------------------------------------------------------------------- bundle-uri
 
 
