@@ -36,6 +36,7 @@ from gitsmart.repo.reachability import Reachability
 from gitsmart.repo.ref_view import HiddenRefs, RefView, Section, namespace_prefix
 from gitsmart.repo.refs import Ref, RefSnapshot, RefState, RefStore
 from gitsmart.repo.shallow_file import read_shallow
+from gitsmart.repo.worktrees import checked_out
 
 __all__ = ["HookCommand", "Repository"]
 
@@ -261,6 +262,11 @@ class Repository:
             return lender.refs(peel=False).refs
         except (RepositoryUnusable, OSError):
             return ()
+
+    def checked_out(self) -> frozenset[bytes]:
+        """The refs that work trees have checked out, symrefs followed; see worktrees.py."""
+        heads = checked_out(self._git_dir, is_bare=self.is_bare)
+        return frozenset(self.ref_store.resolve(head)[0] for head in heads)
 
     def begin_push(self) -> Push:
         """Open a quarantine for one push, a context manager. Touches no disk before it is needed."""

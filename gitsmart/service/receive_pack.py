@@ -255,7 +255,7 @@ class _ReceivePack:
     def _judge(self, policy: PushPolicy, *, warn: Callable[[str], None]) -> None:
         """Refuse what config, HEAD and the refs' values of this moment forbid."""
         head, _ = self._repo.ref_store.resolve(b"HEAD")
-        checked_out = frozenset() if self._repo.is_bare else frozenset({head})
+        checked_out = self._repo.checked_out()
         for update in self._updates:
             if not update.alive or update.by_hook:
                 continue

@@ -168,3 +168,39 @@ def test_history_that_the_server_has_is_not_cut(client: Git, shallow: Path, host
     client("push", "origin", "main", cwd=shallow)
     assert refs(hosted.path)["refs/heads/main"] == client("rev-parse", "main", cwd=shallow)
     assert not (hosted.path / "shallow").exists()
+
+
+# --- work trees beside a bare repository
+
+
+def test_a_branch_that_a_linked_work_tree_has(
+    client: Git, hosted: Hosted, work: Path, tmp_path: Path
+) -> None:
+    client("worktree", "add", "-q", tmp_path / "linked", "topic", cwd=hosted.path)
+    commit_file(client, work, "new.txt", "new\n")
+    before = refs(hosted.path)
+    said = client.fails("push", "-f", "origin", "main:topic", cwd=work)
+    assert "! [remote rejected] main -> topic (branch is currently checked out)" in said
+    said = client.fails("push", "origin", ":topic", cwd=work)
+    assert "! [remote rejected] topic (branch is currently checked out)" in said
+    assert refs(hosted.path) == before
+    client("config", "receive.denyCurrentBranch", "warn", cwd=hosted.path)
+    assert (
+        "remote: warning: updating the current branch"
+        in client.run("push", "-f", "origin", "main:topic", cwd=work).stderr
+    )
+    assert refs(hosted.path)["refs/heads/topic"] == client("rev-parse", "main", cwd=work)
+
+
+def test_a_branch_that_is_rebased_in_a_linked_work_tree(
+    client: Git, hosted: Hosted, work: Path, tmp_path: Path
+) -> None:
+    linked = tmp_path / "linked"
+    client("worktree", "add", "-q", linked, "topic", cwd=hosted.path)
+    editor = {"GIT_SEQUENCE_EDITOR": "echo break >"}
+    client("rebase", "-q", "-i", "HEAD~1", cwd=linked, env=editor)
+    assert client.run("symbolic-ref", "-q", "HEAD", cwd=linked).returncode == 1
+    said = client.fails("push", "-f", "origin", "main:topic", cwd=work)
+    assert "! [remote rejected] main -> topic (branch is currently checked out)" in said
+    client("worktree", "remove", "--force", linked, cwd=hosted.path)
+    client("push", "-q", "-f", "origin", "main:topic", cwd=work)
