@@ -246,7 +246,12 @@ class Push:
             raise
 
     def commit(
-        self, updates: Sequence[RefUpdate], *, atomic: bool, identity: ReflogIdentity
+        self,
+        updates: Sequence[RefUpdate],
+        *,
+        atomic: bool,
+        identity: ReflogIdentity,
+        hook: Callable[[str, bytes], bool] | None = None,
     ) -> list[str | None]:
         """Update refs, each compared with its expected old value under its lock; a result for each, in their
         order.
@@ -269,6 +274,7 @@ class Push:
                 is_bare=self._is_bare,
                 identity=identity,
                 has_object=self._has_object,
+                hook=hook,
             )
             return transaction.run(updates, atomic=atomic)
         finally:

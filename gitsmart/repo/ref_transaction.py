@@ -70,6 +70,7 @@ DUPLICATE: Final = "multiple updates for ref not allowed"
 BROKEN_SYMREF: Final = "broken symref"
 INCONSISTENT: Final = "inconsistent aliased update"
 ATOMIC_FAILED: Final = "atomic transaction failed"
+HOOK_ABORTED: Final = "ref updates aborted by hook"
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +129,11 @@ class _Item:
         return not self.update.new.strip(b"0")
 
 
+def _hook_lines(items: Sequence[_Item]) -> bytes:
+    updates = [item.update for item in items]
+    return b"".join([b"%b %b %b\n" % (update.old, update.new, update.name) for update in updates])
+
+
 class RefTransaction:
     """A set of ref updates, to be run once by one thread."""
 
@@ -141,8 +147,16 @@ class RefTransaction:
         identity: ReflogIdentity,
         has_object: Callable[[bytes], bool],
         message: str = "push",
+        hook: Callable[[str, bytes], bool] | None = None,
     ) -> None:
-        """`owned` holds what is being prepared, on the refs' file system, and marks the locks as ours."""
+        """Prepare nothing yet.
+
+        `owned` holds what is being prepared, on the refs' file system, and marks the locks as ours. `hook` is
+        the repository's reference-transaction, if it has one: told "prepared", when all is locked and
+        compared, "committed" or "aborted", and the updates; what it returns counts for "prepared" alone.
+        Where it is, each update that isn't atomic with others is a transaction of its own, as in git.
+        """
+        self._hook = hook
         self._refs = refs
         self._git_dir = refs.git_dir
         self._owned = owned
@@ -181,8 +195,14 @@ class RefTransaction:
                 for item in items:
                     item.result = item.result or ATOMIC_FAILED
         else:
-            self._run_batch([item for item in todo if item.is_delete], atomic=False)
-            self._run_batch([item for item in todo if not item.is_delete], atomic=False)
+            batches = [
+                [item for item in todo if item.is_delete],
+                [item for item in todo if not item.is_delete],
+            ]
+            if self._hook is not None:
+                batches = [[item] for batch in batches for item in batch]
+            for batch in batches:
+                self._run_batch(batch, atomic=False)
         by_name = {item.update.name: item for item in items}
         for item in skipped:
             item.result = item.result or by_name[item.name].result
@@ -279,7 +299,12 @@ class RefTransaction:
                             item.result = FAILED_DELETE
                     if atomic:
                         return
-            self._commit([item for item in live if item.result is None], packed_staged, atomic=atomic)
+            live = [item for item in live if item.result is None]
+            if not live or not self._is_let(live):
+                return
+            self._commit(live, packed_staged, atomic=atomic)
+            if self._hook is not None and all(item.result is None for item in live):
+                self._hook("committed", _hook_lines(live))
         finally:
             if has_packed_lock:
                 self._owned.release(packed_lock)
@@ -292,6 +317,18 @@ class RefTransaction:
                         self._remove_empty_parents(b"refs", name)
                     if item.result is not None or item.is_delete:
                         self._remove_empty_parents(b"logs/refs", item.name)
+
+    def _is_let(self, live: Sequence[_Item]) -> bool:
+        """Ask the hook, while all locks are held; git: refs.c ref_transaction_prepare()."""
+        if self._hook is None:
+            return True
+        lines = _hook_lines(live)
+        if self._hook("prepared", lines):
+            return True
+        for item in live:
+            item.result = HOOK_ABORTED
+        self._hook("aborted", lines)
+        return False
 
     def _refuse_nested(self, items: Sequence[_Item]) -> None:
         """Names of the batch that can't be together: both are refused, as git does."""

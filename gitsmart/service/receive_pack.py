@@ -518,7 +518,9 @@ class _ReceivePack:
         identity = ReflogIdentity(*committer(self._actor))
         results: list[str | None]
         try:
-            results = push.commit(updates, atomic=self._request.atomic, identity=identity)
+            results = push.commit(
+                updates, atomic=self._request.atomic, identity=identity, hook=self._transaction_hook()
+            )
         except Exception:
             # It isn't known how far it came, so the refs are asked.
             logger.exception("push to %s: the ref transaction failed", self._repo.name)
@@ -591,6 +593,12 @@ class _ReceivePack:
             for update in needing:
                 update.reason = "shallow error"  # git: builtin/receive-pack.c update()
             self._spread_atomic()
+
+    def _transaction_hook(self) -> Callable[[str, bytes], bool] | None:
+        name = "reference-transaction"
+        if self._repo.hook(name) is None:
+            return None
+        return lambda state, lines: self._run_hook(name, args=[state.encode()], stdin=lines)
 
     def _is_at(self, update: _Update) -> bool:
         _, found = self._repo.ref_store.resolve(update.target)

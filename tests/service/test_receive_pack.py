@@ -1554,3 +1554,62 @@ def test_garbage_is_answered(site: Site, data: st.DataObject) -> None:
     done = [event for event in events if isinstance(event, bytes) and event.startswith(b"ok ")]
     if not done:
         assert site.refs() == before
+
+
+# ---------------------------------------------------------------------------------- reference-transaction
+
+_LOGGING = 'while read line; do echo "$1 $line" >>"$GIT_DIR/states"; done\n'
+
+
+def _states(site: Site) -> list[str]:
+    text = (site.path / "states").read_text()
+    (site.path / "states").unlink()
+    return text.splitlines()
+
+
+def _commands(site: Site, tip: bytes) -> list[Command]:
+    return [(ZERO, tip, b"refs/heads/b"), (ZERO, tip, b"refs/heads/a")]
+
+
+def test_reference_transaction_hears_of_each_update(site: Site, tip: bytes) -> None:
+    site.hook("reference-transaction", _LOGGING)
+    assert set(site.push(_commands(site, tip), EMPTY_PACK).results.values()) == {"ok"}
+    lines = [f"{ZERO.decode()} {tip.decode()} refs/heads/{name}" for name in "ba"]
+    assert _states(site) == [f"{state} {line}" for line in lines for state in ("prepared", "committed")]
+
+
+def test_reference_transaction_of_an_atomic_push(site: Site, tip: bytes) -> None:
+    site.hook("reference-transaction", _LOGGING)
+    outcome = site.push(_commands(site, tip), EMPTY_PACK, capabilities=ATOMIC)
+    assert set(outcome.results.values()) == {"ok"}
+    lines = [f"{ZERO.decode()} {tip.decode()} refs/heads/{name}" for name in "ba"]
+    assert _states(site) == [f"{state} {line}" for state in ("prepared", "committed") for line in lines]
+
+
+@pytest.mark.parametrize("capabilities", [None, USUAL + b" atomic"])
+def test_reference_transaction_says_no(site: Site, tip: bytes, capabilities: bytes | None) -> None:
+    deny = '[ "$1" != prepared ] || ! grep -q refs/heads/b "$GIT_DIR/now"\n'
+    site.hook("reference-transaction", 'cat >"$GIT_DIR/now"; echo "$1" >>"$GIT_DIR/states"\n' + deny)
+    outcome = site.push(_commands(site, tip), EMPTY_PACK, capabilities=capabilities, objects_may_stay=True)
+    no = "ref updates aborted by hook"
+    if capabilities is None:
+        assert outcome.results == {"refs/heads/b": no, "refs/heads/a": "ok"}
+        assert _states(site) == ["prepared", "aborted", "prepared", "committed"]
+    else:
+        assert outcome.results == {"refs/heads/b": no, "refs/heads/a": no}
+        assert _states(site) == ["prepared", "aborted"]
+
+
+def test_reference_transaction_hears_nothing_of_lost_races(site: Site, tip: bytes) -> None:
+    site.hook("reference-transaction", _LOGGING)
+    site.hook("update", f'git update-ref "$1" {tip.decode()}\n')
+    (site.path / "states").touch()
+    new = site.commit("one")
+    outcome = site.push(
+        [(ZERO, new, b"refs/heads/x")],
+        site.pack(new, b"^" + tip),
+        objects_may_stay=True,
+        moved_meanwhile={b"refs/heads/x": tip},
+    )
+    assert outcome.results["refs/heads/x"] != "ok"
+    assert all(tip.decode() in line for line in _states(site)), "git's own transaction in the hook, not ours"
