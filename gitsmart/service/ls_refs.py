@@ -28,7 +28,7 @@ def ls_refs(repo: Repository, channel: Channel, request: LsRefsRequest) -> int:
         Disconnected: the peer has gone.
         RepositoryError, OSError: the refs can't be read.
     """
-    snapshot = repo.refs(peel=request.peel)
+    snapshot = repo.shown_refs("uploadpack", peel=request.peel)
     is_head_wanted = not request.prefixes or b"HEAD".startswith(request.prefixes)
     listed = 0
     if is_head_wanted and snapshot.head is not None:

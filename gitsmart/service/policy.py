@@ -86,6 +86,7 @@ class PushPolicy:
         self,
         command: RefCommand,
         *,
+        stored: bytes | None = None,
         target: bytes,
         head: bytes | None,
         checked_out: Set[bytes],
@@ -94,12 +95,14 @@ class PushPolicy:
         """Judge a command by its name and kind. Its name has passed `judge_names`.
 
         Args:
-            target: the ref that would be written: the command's, symrefs followed.
+            stored: the command's ref by its name in the repository; None: the command's own, as it is where
+                there is no namespace.
+            target: the ref that would be written: `stored`, symrefs followed.
             head: the branch that HEAD names.
             checked_out: branches that a work tree has checked out; empty for a bare repository without any.
             warn: told of what is allowed with a warning.
         """
-        names = {command.ref, target}
+        names = {command.ref if stored is None else stored, target}
         ref = show_ref(command.ref)
         if names & checked_out:
             match self.deny_current_branch:
@@ -119,7 +122,7 @@ class PushPolicy:
                     return Refusal("branch is currently checked out", error)
         if not command.is_delete or command.is_create:
             return None
-        if self.deny_deletes and any(name.startswith(_BRANCHES) for name in names):
+        if self.deny_deletes and any(name.startswith(_BRANCHES) for name in (command.ref, target)):
             return Refusal("deletion prohibited", f"denying ref deletion for {ref}")
         if names & checked_out or head in names:
             match self.deny_delete_current:

@@ -22,8 +22,7 @@ Two things differ from git's receive-pack on purpose. Hooks see only commands th
 report comes after post-receive, so that its output isn't cut off by clients that stop listening once they
 have the report.
 
-gitprotocol-pack, "Pushing Data To a Server"; git: builtin/receive-pack.c. Not here: push certificates,
-hidden refs.
+gitprotocol-pack, "Pushing Data To a Server"; git: builtin/receive-pack.c. Not here: push certificates.
 """
 
 import dataclasses
@@ -101,8 +100,10 @@ class _Update:
     """A command on its way: alive until it is refused (`reason`) or `done`."""
 
     command: RefCommand
+    stored: bytes
+    """The command's ref by the name under which it is stored: in its namespace."""
     target: bytes
-    """The ref that is written: the command's own, symrefs followed."""
+    """The ref that is written: `stored`, symrefs followed."""
     reason: str | None = None
     done: bool = False
     existed: bool = True
@@ -235,9 +236,14 @@ class _ReceivePack:
 
     def _make_updates(self) -> None:
         refusals = judge_names(self._request.commands)
+        view = self._repo.view("receive")
         for index, command in enumerate(self._request.commands):
-            update = _Update(command, command.ref)
+            stored = view.stored(command.ref)
+            update = _Update(command, stored, stored)
             self._updates.append(update)
+            if view.hides(command.ref):  # only in the report (git: reject_updates_to_hidden())
+                update.reason = f"deny {'deleting' if command.is_delete else 'updating'} a hidden ref"
+                continue
             update.by_hook = self._proc_refs.match(command)
             if update.by_hook:
                 continue
@@ -245,8 +251,8 @@ class _ReceivePack:
             if refusal is not None:
                 self._refuse(update, refusal)
                 continue
-            update.target, found = self._repo.ref_store.resolve(command.ref)
-            if update.target != command.ref and found.state is RefState.BROKEN:
+            update.target, found = self._repo.ref_store.resolve(stored)
+            if update.target != stored and found.state is RefState.BROKEN:
                 name = show_ref(command.ref)
                 self._refuse(update, Refusal("broken symref", f"refusing update to broken symref '{name}'"))
 
@@ -260,7 +266,12 @@ class _ReceivePack:
             if not update.alive or update.by_hook:
                 continue
             refusal = policy.judge(
-                update.command, target=update.target, head=head, checked_out=checked_out, warn=warn
+                update.command,
+                stored=update.stored,
+                target=update.target,
+                head=head,
+                checked_out=checked_out,
+                warn=warn,
             ) or self._judge_old_value(update, warn)
             if refusal is not None:
                 self._refuse(update, refusal)
@@ -316,6 +327,7 @@ class _ReceivePack:
                 other = names[place]
             if other is not None:
                 name = show_ref(update.command.ref)
+                other = self._repo.view("receive").shown(other) or other
                 error = f"cannot create ref '{name}': '{show_ref(other)}' exists"
                 self._refuse(update, Refusal(NAME_CONFLICT, error))
 
@@ -514,7 +526,7 @@ class _ReceivePack:
         live = [update for update in self._updates if update.alive]
         if not live:
             return
-        updates = [RefUpdate(update.command.ref, update.command.old, update.command.new) for update in live]
+        updates = [RefUpdate(update.stored, update.command.old, update.command.new) for update in live]
         identity = ReflogIdentity(*committer(self._actor))
         results: list[str | None]
         try:

@@ -17,7 +17,8 @@ from gitsmart.repo.refs import Ref, RefSnapshot
 from gitsmart.repo.root import RepositoryRoot
 
 NAMES = [
-    b"refs/heads/main", b"refs/heads/main-2", b"refs/heads/a/b", b"refs/heads/a-b", b"refs/heads/a/c/d",
+    b"refs/heads/main", b"refs/heads/main-2", b"refs/heads/a/b", b"refs/heads/caf\xe9", b"refs/heads/a-b",
+    b"refs/heads/a/c/d",
     b"refs/internal/x", b"refs/internal/deep/y", b"refs/namespaces/n/HEAD",
     b"refs/namespaces/n/refs/heads/main", b"refs/namespaces/n/refs/internal/z",
     b"refs/namespaces/n/refs/namespaces/m/refs/heads/main", b"refs/namespaces/n-1/refs/heads/main",
@@ -119,10 +120,11 @@ def test_random_rules(root: RepositoryRoot, git: Any) -> None:
     for _ in range(25):
         rules = []
         for _ in range(chance.randrange(1, 7)):
-            parts = chance.choice([*NAMES, b"HEAD"]).decode().split("/")
+            parts = os.fsdecode(chance.choice([*NAMES, b"HEAD"])).split("/")
             prefix = "/".join(parts[: chance.randrange(1, len(parts) + 1)])
             rules.append(chance.choice(["", "!"]) + chance.choice(["", "^"]) + prefix)
-        (path / "config").write_text(config + "[transfer]\n" + "".join(f"hideRefs = {r}\n" for r in rules))
+        lines = "".join(f"hideRefs = {rule}\n" for rule in rules)
+        (path / "config").write_bytes(os.fsencode(f"{config}[transfer]\n{lines}"))
         namespace = chance.choice(["", "n", "n/m"])
         for section in ("uploadpack", "receive"):
             ours, gits = our_refs(root, section, namespace), gits_refs(git, path, section, namespace)
@@ -130,7 +132,7 @@ def test_random_rules(root: RepositoryRoot, git: Any) -> None:
 
 
 @given(st.lists(st.sampled_from(["", "!", "^", "!^"]).flatmap(lambda mark: st.sampled_from(NAMES).flatmap(
-    lambda name: st.integers(1, len(name)).map(lambda end: mark + name[:end].decode())
+    lambda name: st.integers(1, len(name)).map(lambda end: mark + os.fsdecode(name[:end]))
 )), max_size=6), st.sampled_from(["", "n", "n/m"]))  # fmt: skip
 def test_runs_of_refs_are_judged_as_each_ref_would_be(rules: list[str], namespace: str) -> None:
     hidden = HiddenRefs(rules)
@@ -141,7 +143,7 @@ def test_runs_of_refs_are_judged_as_each_ref_would_be(rules: list[str], namespac
     def slow(shown: bytes | None, stored: bytes) -> bool:
         """git's own loop, from the last rule to the first."""
         for rule in reversed(rules):
-            text = rule.rstrip("/").encode()
+            text = os.fsencode(rule.rstrip("/"))
             shows, text = text.startswith(b"!"), text.removeprefix(b"!")
             subject, text = (stored, text[1:]) if text.startswith(b"^") else (shown, text)
             if subject is not None and (subject == text or subject.startswith(text + b"/")):
