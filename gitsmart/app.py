@@ -34,6 +34,8 @@ from gitsmart.httpd.handler import NotFound, Site
 from gitsmart.httpd.routes import GIT_ROUTES, SERVER_ROUTES, rules
 from gitsmart.pack.indexer import IngestLimits
 from gitsmart.pack.objectid import require_collision_detection
+from gitsmart.repo.gitconfig import ServerConfig
+from gitsmart.repo.ref_view import namespace_prefix
 from gitsmart.repo.root import RepositoryRoot
 from gitsmart.service.options import ServiceOptions
 from gitsmart.telemetry import log
@@ -104,9 +106,17 @@ def _config_of(root: str | Path | Config, anonymous: Anonymous, htpasswd: str | 
 
 def _make_site(config: Config, *, loopback: bool) -> Site:
     limits = config.limits
+    try:
+        namespace_prefix(config.server.namespace)
+    except ValueError as error:
+        raise ConfigError(f'server.namespace: {error}; allowed: "", or a part of a ref\'s name') from None
     return Site(
         config=config,
-        root=RepositoryRoot(Path(config.server.root), export_all=config.server.export_all),
+        root=RepositoryRoot(
+            Path(config.server.root),
+            ServerConfig.from_settings(config.git_config, config.git.locked),
+            export_all=config.server.export_all,
+        ),
         workers=Workers(threads=limits.workers, idle_timeout_s=limits.idle_timeout_s),
         options=ServiceOptions(
             keepalive_s=limits.keepalive_s,

@@ -19,13 +19,16 @@ from msgspec import Meta
 
 from gitsmart.errors import ConfigError
 
-__all__ = ["Access", "Config", "Http", "Limits", "Network", "Push", "Server", "load", "options"]
+__all__ = ["Access", "Config", "Git", "Http", "Limits", "Network", "Push", "Server", "load", "options"]
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 Port = Annotated[int, Meta(ge=0, le=65535, description="an integer from 0 (any free port) to 65535")]
 Text = Annotated[str, Meta(min_length=1, max_length=1000, pattern=r"^[^\x00-\x1f\x7f]+$", description="text")]
 OptionalPath = Annotated[str, Meta(max_length=4096, pattern=r"^[^\x00]*$", description='a path, or ""')]
+OptionalNamespace = Annotated[
+    str, Meta(max_length=200, pattern=r"^[^\x00-\x20\x7f]*$", description='a git namespace, or ""')
+]
 Realm = Annotated[
     str, Meta(max_length=100, pattern=r"^[ !#-\[\]-~]*$", description="printable ASCII without quotes")
 ]
@@ -46,6 +49,10 @@ AnonymousOrAuto = Annotated[
     Literal["auto", "none", "read", "write"], Meta(description='"auto", "none", "read" or "write"')
 ]
 Switch = Annotated[bool, Meta(description="true or false")]
+GitNames = Annotated[
+    tuple[str, ...],
+    Meta(description='a list of git config names, such as ["receive.denyDeletes", "core.*"]'),
+]
 LogFormat = Annotated[Literal["text", "json"], Meta(description='"text" or "json"')]
 
 
@@ -56,6 +63,7 @@ class Server(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     host: Text = "127.0.0.1"
     port: Port = 8080
     export_all: Switch = True
+    namespace: OptionalNamespace = ""
     drain_s: Seconds = 30.0
     log_format: LogFormat = "text"
 
@@ -67,6 +75,7 @@ class Access(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     htpasswd: OptionalPath = ""
     realm: Realm = "git"
     trusted_proxies: Addresses = ()
+    proxy_namespace: Switch = False
 
 
 class Http(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -98,6 +107,12 @@ class Push(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     hook_timeout_s: PositiveSeconds = 600.0
 
 
+class Git(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[git]: git config for all repositories, and what of it they can't change."""
+
+    locked: GitNames = ()
+
+
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """All options. Make one with `load`, which checks the values; the constructors don't."""
 
@@ -106,6 +121,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     http: Http = Http()
     limits: Limits = Limits()
     push: Push = Push()
+    git: Git = Git()
+    git_config: tuple[tuple[str, str], ...] = ()
+    """The names and values of [git], in order; a name may come several times."""
 
     def networks(self) -> tuple[Network, ...]:
         """`access.trusted_proxies`, parsed."""
@@ -126,13 +144,20 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         return "write" if loopback and not self.can_authenticate() else "read"
 
 
-_SECTIONS: dict[str, type[Server] | type[Http] | type[Access] | type[Limits] | type[Push]] = {
+_SECTIONS: dict[str, type[Server] | type[Http] | type[Access] | type[Limits] | type[Push] | type[Git]] = {
     "server": Server,
     "access": Access,
     "http": Http,
     "limits": Limits,
     "push": Push,
+    "git": Git,
 }
+
+_GIT_NAME = re.compile(r"([A-Za-z0-9-]+)(?:\.[^\n\0]*)?\.([A-Za-z][A-Za-z0-9-]*|\*)")
+_NOT_FOR_ALL = re.compile(
+    r"extensions\..*|include\..*|includeif\..*|core\.(bare|worktree|repositoryformatversion)", re.IGNORECASE
+)
+"""What says what one repository is, or where more of its config is (repo/gitconfig.py)."""
 
 _ORIGIN = re.compile(r"\*|https?://[a-z0-9.:\[\]-]+")
 """As browsers send it: scheme and host in lower case, no path (RFC 6454 section 6.2)."""
@@ -155,8 +180,9 @@ def load(path: Path | None = None, flags: Mapping[str, tuple[str, object]] | Non
         ConfigError: names the file or flag, the key, the value and what is allowed.
     """
     values: dict[str, dict[str, object]] = {section: {} for section in _SECTIONS}
+    git_config: list[tuple[str, str]] = []
     if path is not None:
-        for section, key, value in _read(path):
+        for section, key, value in _read(path, git_config):
             values[section][key] = value
     for name, (flag, value) in (flags or {}).items():
         section, _, key = name.partition(".")
@@ -167,10 +193,13 @@ def load(path: Path | None = None, flags: Mapping[str, tuple[str, object]] | Non
         http=Http(**values["http"]),  # type: ignore[arg-type]
         limits=Limits(**values["limits"]),  # type: ignore[arg-type]
         push=Push(**values["push"]),  # type: ignore[arg-type]
+        git=Git(**values["git"]),  # type: ignore[arg-type]
+        git_config=tuple(git_config),
     )
 
 
-def _read(path: Path) -> Iterator[tuple[str, str, object]]:
+def _read(path: Path, git_config: list[tuple[str, str]]) -> Iterator[tuple[str, str, object]]:
+    """Give section, key and value of each option; what [git] holds besides goes into `git_config`."""
     try:
         document = tomllib.loads(path.read_bytes().decode("utf-8"))
     except OSError as error:
@@ -188,11 +217,38 @@ def _read(path: Path) -> Iterator[tuple[str, str, object]]:
             raise ConfigError(f"{path}: {section!r} is {table!r}; it is a section: [{section}]")
         for key, value in table.items():
             known = _SECTIONS[section].__struct_fields__
+            if section == "git" and key not in known:
+                git_config += _git_values(key, value, f"{path}: git.{key}")
+                continue
             if key not in known:
                 raise ConfigError(
                     f"{path}: unknown key '{section}.{key}'; known in [{section}]: {_names(known)}"
                 )
             yield section, key, _check(section, key, value, f"{path}: {section}.{key}")
+
+
+def _git_values(name: str, value: object, where: str) -> Iterator[tuple[str, str]]:
+    """Give git's names and values of one key of [git]: `"receive.denyDeletes" = true`, or nested tables."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _git_values(f"{name}.{key}", inner, f"{where}.{key}")
+        return
+    match = _GIT_NAME.fullmatch(name)
+    if match is None or match[2] == "*" or _NOT_FOR_ALL.fullmatch(name):
+        raise ConfigError(
+            f"{where} is no git config name that can be set here; allowed: 'locked', and names such"
+            " as 'receive.denyDeletes', but none of extensions, include, includeIf, nor core.bare,"
+            " core.worktree, core.repositoryFormatVersion"
+        )
+    for item in value if isinstance(value, list) else [value]:
+        if isinstance(item, bool):
+            yield name, str(item).lower()
+        elif isinstance(item, int | str) and "\0" not in str(item):
+            yield name, str(item)
+        else:
+            raise ConfigError(
+                f"{where} is {item!r}; allowed: true, false, an integer, a string, a list, or a table"
+            )
 
 
 def _check(section: str, key: str, value: object, where: str) -> object:
@@ -205,6 +261,10 @@ def _check(section: str, key: str, value: object, where: str) -> object:
         if hint is Addresses:
             for text in checked if isinstance(checked, tuple) else ():
                 _network(text)
+        if hint is GitNames and not all(
+            map(_GIT_NAME.fullmatch, checked if isinstance(checked, tuple) else ())
+        ):
+            raise ValueError
     except (msgspec.ValidationError, ValueError):
         allowed = hint.__metadata__[0].description
         shown = value[0] if isinstance(value, list) and len(value) == 1 else value

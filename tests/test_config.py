@@ -40,10 +40,12 @@ def test_file_is_read_and_flags_win(write: Writer) -> None:
     [
         pytest.param("[server]\nprot = 1\n", ["'server.prot'", "host", "port"], id="unknown key"),
         pytest.param(
-            "[servre]\nport = 1\n", ["'servre'", "access, http, limits, push, server"], id="unknown section"
+            "[servre]\nport = 1\n",
+            ["'servre'", "access, git, http, limits, push, server"],
+            id="unknown section",
         ),
         pytest.param(
-            "port = 1\n", ["'port'", "access, http, limits, push, server"], id="key outside a section"
+            "port = 1\n", ["'port'", "access, git, http, limits, push, server"], id="key outside a section"
         ),
         pytest.param("server = 1\n", ["'server'", "[server]"], id="section is a value"),
         pytest.param("[server]\nport = 65536\n", ["server.port", "65536", "0 (any free port)"], id="range"),
@@ -125,3 +127,54 @@ def test_networks_in_ipv6_clothes_are_what_peers_are_compared_with() -> None:
 def test_config_does_not_change() -> None:
     with pytest.raises(AttributeError):
         config.load().server.port = 1  # type: ignore[misc]
+
+
+def test_git_config_for_all_repositories(write: Writer) -> None:
+    path = write(
+        """
+        [git]
+        "receive.denyDeletes" = true
+        "transfer.hideRefs" = ["refs/internal", "!refs/internal/public"]
+        http.receivepack = false
+        "uploadpackfilter.blob:none.allow" = false
+        locked = ["receive.denyDeletes", "core.*"]
+        [git.receive]
+        maxInputSize = 5
+        """
+    )
+    settings = config.load(path)
+    assert settings.git.locked == ("receive.denyDeletes", "core.*")
+    assert sorted(settings.git_config) == sorted([
+        ("receive.denyDeletes", "true"),
+        ("transfer.hideRefs", "refs/internal"),
+        ("transfer.hideRefs", "!refs/internal/public"),
+        ("http.receivepack", "false"),
+        ("uploadpackfilter.blob:none.allow", "false"),
+        ("receive.maxInputSize", "5"),
+    ])  # fmt: skip
+    hidden = [value for name, value in settings.git_config if name == "transfer.hideRefs"]
+    assert hidden == ["refs/internal", "!refs/internal/public"]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        pytest.param("foo = 1", ["git.foo", "'locked'", "receive.denyDeletes"], id="no section"),
+        pytest.param('"receive.x_y" = 1', ["git.receive.x_y", "no git config name"], id="underscore"),
+        pytest.param('"receive.*" = 1', ["git.receive.*", "no git config name"], id="star"),
+        pytest.param('"extensions.objectFormat" = "sha1"', ["git.extensions.objectFormat"], id="extension"),
+        pytest.param("core.bare = true", ["git.core.bare", "core.bare"], id="core.bare"),
+        pytest.param('"include.path" = "x"', ["git.include.path"], id="include"),
+        pytest.param('"IncludeIf.gitdir:/.path" = "x"', ["git.IncludeIf.gitdir:/.path"], id="conditional"),
+        pytest.param("receive.x = 1.5", ["git.receive.x", "1.5", "an integer, a string"], id="float"),
+        pytest.param("receive.x = [[1]]", ["git.receive.x", "[1]"], id="nested list"),
+        pytest.param("locked = ['receive']", ["git.locked", "'receive'", "core.*"], id="locked section"),
+        pytest.param("locked = 'receive.*'", ["git.locked", "'receive.*'"], id="locked no list"),
+    ],
+)
+def test_git_config_that_can_t_be(write: Writer, text: str, words: list[str]) -> None:
+    path = write(f"[git]\n{text}\n")
+    with pytest.raises(ConfigError) as caught:
+        config.load(path)
+    for word in [str(path), *words]:
+        assert word in str(caught.value)

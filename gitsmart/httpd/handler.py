@@ -24,8 +24,9 @@ from gitsmart._version import __version__
 from gitsmart.access.credentials import HtpasswdFile, parse_basic
 from gitsmart.access.identity import Actor
 from gitsmart.config import Config, Network
-from gitsmart.errors import AuthenticationRequired, Disconnected
+from gitsmart.errors import AuthenticationRequired, Disconnected, ProtocolError
 from gitsmart.httpd.errors import CLIENT_LEFT, MethodNotAllowed, answer_to
+from gitsmart.repo.ref_view import namespace_prefix
 from gitsmart.repo.root import RepositoryRoot
 from gitsmart.service.options import ServiceOptions
 from gitsmart.workers import Workers
@@ -159,6 +160,26 @@ class Handler(RequestHandler):
         except UnicodeError:
             return None
         return name if name.isprintable() and name else None
+
+    def namespace(self) -> str:
+        """The namespace that is served: what a trusted proxy says by `X-Git-Namespace`, where it may, else
+        the server's.
+
+        Raises:
+            ProtocolError: the proxy's is none, or there are two.
+        """
+        config = self.site.config
+        values = self.request.headers.get_list("X-Git-Namespace")
+        if not (values and config.access.proxy_namespace and self.site.is_trusted_proxy(self.address())):
+            return config.server.namespace
+        try:
+            name = values[0].encode("latin-1").decode("utf-8").strip()
+            namespace_prefix(name)
+        except ValueError:
+            raise ProtocolError(f"bad git namespace path {shorten(values[0])!r}") from None
+        if len(values) != 1:
+            raise ProtocolError("more than one namespace")  # one of them may be the client's own
+        return name or config.server.namespace
 
     def check_method(self) -> None:
         """Raise `MethodNotAllowed` unless the route knows the request's method."""

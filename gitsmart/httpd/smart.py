@@ -166,6 +166,7 @@ class SmartHandler(Handler):
         if self.service in HIGHEST_VERSION:
             self.fields["version"] = self.version
         headers = self.request.headers
+        namespace = self.namespace()
         actor, repo = await self.site.workers.call(
             admit,
             self.site,
@@ -176,6 +177,9 @@ class SmartHandler(Handler):
             self.service,
         )
         self.user = actor.user
+        if namespace:
+            self.fields["namespace"] = shorten(namespace)
+            repo = repo.in_namespace(namespace)
         service = self.bind(actor, repo)
         if self.gone:
             raise Disconnected("the client has gone")
