@@ -36,6 +36,7 @@ from gitsmart.repo.reachability import Reachability
 from gitsmart.repo.ref_view import HiddenRefs, RefView, Section, namespace_prefix
 from gitsmart.repo.refs import Ref, RefSnapshot, RefState, RefStore
 from gitsmart.repo.shallow_file import read_shallow
+from gitsmart.repo.shown_tips import ShownTips
 from gitsmart.repo.worktrees import checked_out
 
 __all__ = ["HookCommand", "Repository"]
@@ -120,6 +121,7 @@ class Repository:
         self.namespace = ""
         self._prefix = b""
         # these are shared with the same repository in other namespaces
+        self._shown_tips: dict[bytes, ShownTips] = {}
         self._reachabilities: dict[tuple[bytes, bool], Reachability] = {}
         self._hidden: dict[Section, tuple[GitConfig, HiddenRefs]] = {}
         self._shown: dict[tuple[bytes, Section], tuple[tuple[Ref, ...], RefView, tuple[Ref, ...]]] = {}
@@ -192,6 +194,28 @@ class Repository:
         Raises: see `RefStore.snapshot`, `view`.
         """
         view = self.view(section)
+        shown = self._refs_of(view, section, peel=peel)
+        if section == "uploadpack":
+            self._recent().see(view.hidden, shown)
+        return shown
+
+    def recent_tips(self) -> frozenset[bytes]:
+        """The hex oids that `shown_refs("uploadpack")` gave last or shortly before; see shown_tips.py."""
+        return self._recent().tips
+
+    def gone_ref(self, name: bytes) -> bytes | None:
+        """The hex oid that a ref had which it gave shortly before, and no longer."""
+        return self._recent().gone_ref(name)
+
+    def _recent(self) -> ShownTips:
+        known = self._shown_tips.get(self._prefix)
+        if known is None:
+            if len(self._shown_tips) >= _VIEWS:
+                self._shown_tips.clear()
+            known = self._shown_tips.setdefault(self._prefix, ShownTips())
+        return known
+
+    def _refs_of(self, view: RefView, section: Section, *, peel: bool) -> RefSnapshot:
         snapshot = self.refs(peel=peel)
         if not (view.namespace or view.hidden):
             return snapshot

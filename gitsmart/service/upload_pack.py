@@ -273,7 +273,7 @@ class _UploadPack:
             oids[b"HEAD"] = snapshot.head.oid
         lines = []
         for name in request.want_refs:
-            oid = oids.get(name)
+            oid = oids.get(name) or self._repo.gone_ref(name)
             if oid is None:
                 raise ProtocolError(f"unknown ref {printable(name)}")
             request.wants[oid] = None

@@ -4,6 +4,8 @@
     uploadpack.allowTipSHA1InWant         what hidden refs name, and lead to, as well
     uploadpack.allowReachableSHA1InWant   true: as well; false: over one connection only what is advertised
 
+What a ref showed until a moment ago counts as well (repo/shown_tips.py).
+
 The same in every protocol version: C git serves any object that exists to v2 clients, and over HTTP any blob
 or tree to v0 clients. Partial clones need no setting: v0 clients are told `allow-reachable-sha1-in-want`
 unless it is set to false. git-config(1), uploadpack.allow*; gitprotocol-capabilities; git: upload-pack.c
@@ -79,14 +81,13 @@ class Wants:
         if self._tips is None:
             repo = self._repo
             snapshot = repo.shown_refs("uploadpack", peel=False)
-            tips = {ref.oid for ref in snapshot.refs}
             if snapshot.head is not None:
                 self._head = snapshot.head.oid
-                tips.add(snapshot.head.oid)
+            tips = repo.recent_tips()
             if self._policy.hidden_tips:
                 view = replace(repo.view("uploadpack"), hidden=HiddenRefs(()))
-                tips.update(ref.oid for ref in view.refs(repo.refs(peel=False).refs))
-            self._tips = frozenset(tips)
+                tips |= {ref.oid for ref in view.refs(repo.refs(peel=False).refs)}
+            self._tips = tips
         return self._tips
 
     def refused(self, raw_oids: Iterable[bytes]) -> set[bytes]:

@@ -236,6 +236,26 @@ def test_what_a_deleted_branch_led_to_is_refused_again(served: Served, version: 
     assert refusal(served, version, commit) == f"upload-pack: not our ref {commit.decode()}"
 
 
+def test_what_a_client_was_told_of_stays_good_for_a_moment(served: Served) -> None:
+    """A ref that is deleted or moved between the listing and the fetch breaks neither."""
+    repo = served.open()
+
+    def ask(*lines: bytes, command: bytes = b"fetch") -> bytes:
+        head = b"".join(map(pkt, [b"command=" + command, b"object-format=sha1"])) + DELIM_PKT
+        channel = BytesChannel(head + b"".join(map(pkt, lines)) + FLUSH_PKT)
+        upload_pack(repo, channel, version=2, options=ServiceOptions())
+        return bytes(channel.response)
+
+    topic, blob = served.oid("topic"), served.oid("topic:dir/topic.txt")
+    assert topic in ask(command=b"ls-refs")
+    served.git("update-ref", "-d", "refs/heads/topic", cwd=served.path)
+    for want in (b"want " + topic, b"want " + blob, b"want-ref refs/heads/topic"):
+        assert b"packfile\n" in ask(want, b"done")
+    served.git("config", "transfer.hideRefs", "refs/heads/other", cwd=served.path)
+    for want in (b"want " + topic, b"want " + blob, b"want-ref refs/heads/topic"):
+        assert ask(want, b"done")[4:8] == b"ERR "
+
+
 def test_hidden_refs_count_where_config_says_so(served: Served, version: int) -> None:
     def config(name: str, value: str) -> None:
         served.git("config", name, value, cwd=served.path)
