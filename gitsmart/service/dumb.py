@@ -32,7 +32,7 @@ class Page:
 
 def head(repo: Repository) -> Page:
     """Say what HEAD is. Raises what `Repository.refs` raises."""
-    snapshot = repo.refs(peel=False)
+    snapshot = repo.shown_refs("uploadpack", peel=False)
     text = b""
     if snapshot.head is not None:
         if snapshot.head_target is not None:
@@ -43,8 +43,8 @@ def head(repo: Repository) -> Page:
 
 
 def info_refs(repo: Repository) -> Page:
-    """List the refs, and what tags point at. Raises what `Repository.refs` raises."""
-    refs = repo.refs().refs
+    """List the refs, hidden ones left out, and what tags point at. Raises what `Repository.refs` raises."""
+    refs = repo.shown_refs("uploadpack").refs
     oid_len = repo.format.hex_len
 
     def pieces() -> Iterator[bytes]:

@@ -160,7 +160,7 @@ class _Archiver:
         self._channel = channel
         self._band = band
         self._config: GitConfig = repo.config
-        self._refs: RefSnapshot = repo.refs()
+        self._refs: RefSnapshot = repo.shown_refs("uploadpack")
         self._ends = LineEnds.from_config(self._config)
         self._commit: CommitText | None = None
         self.entries = 0

@@ -113,6 +113,19 @@ def test_head_unborn_and_detached(harness: Harness, repo: Path, git: Git) -> Non
     harness.run(test)
 
 
+def test_hidden_refs_are_not_listed(harness: Harness, repo: Path, git: Git) -> None:
+    """git-http-backend lists them: its dumb half knows no hideRefs."""
+    git("update-ref", "refs/secret/one", git("rev-parse", "HEAD", cwd=repo), cwd=repo)
+    git("config", "transfer.hideRefs", "refs/secret", cwd=repo)
+
+    async def test(server: Running) -> None:
+        body = (await server.request("GET", "/full.git/info/refs")).body
+        assert b"refs/heads/main" in body
+        assert b"secret" not in body
+
+    harness.run(test)
+
+
 @pytest.mark.parametrize(
     ("value", "start", "end"),
     [

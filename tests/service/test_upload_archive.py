@@ -289,6 +289,17 @@ def test_bad_requests_are_told(repo: Path, request_body: bytes, text: bytes) -> 
     assert error == b"git upload-archive: archiver died with error\n"
 
 
+def test_hidden_refs_are_no_refs(git: Git, repo: Path) -> None:
+    """git gives archives of them to whoever knows the name."""
+    git("update-ref", "refs/secret/one", git("rev-parse", "main", cwd=repo), cwd=repo)
+    git("config", "uploadpack.hideRefs", "refs/secret", cwd=repo)
+    for name in ("refs/secret/one", "secret/one"):
+        assert ours(repo, body(name))[1] == f"fatal: no such ref: {name}\n".encode()
+    version = ours(repo, body("main", "version.txt"))[0]
+    assert b"tag: v1.0" in version
+    assert b"secret" not in version
+
+
 def test_mtime(repo: Path) -> None:
     for text in ("1700000000 +0000", "@1700000000", "2023-11-14T22:13:20Z", "2023-11-14 22:13:20 +0000"):
         data = ours(repo, body(f"--mtime={text}", "main"))[0]
