@@ -152,6 +152,36 @@ def test_a_shallow_repository_names_its_shallow_commits(git: Git, served: Served
         assert lines[-1] is FLUSH
 
 
+@pytest.mark.parametrize("prefixes", ["", "refs/tags refs/heads/main", "refs/heads/ma"])
+def test_have_lines_of_alternates(git: Git, served: Served, prefixes: str) -> None:
+    """What the repositories have that objects are borrowed from, theirs in turn included."""
+    middle, fork = served.path.parent / "middle.git", served.path.parent / "fork.git"
+    for path, lender in ((middle, served.path), (fork, middle)):
+        git("init", "-q", "--bare", path)
+        (path / "objects/info/alternates").write_text(f"{lender}/objects\n")
+    tree = git("rev-parse", "main^{tree}", cwd=served.path)
+    git("update-ref", "refs/heads/own", git("commit-tree", "-m", "own", tree, cwd=middle), cwd=middle)
+    git("update-ref", "refs/heads/main", served.oid("main").decode(), cwd=fork)
+    if prefixes:
+        git("config", "core.alternateRefsPrefixes", prefixes, cwd=fork)
+    ours = refs_of(lines_of(fork, RECEIVE, 0))
+    assert ours == refs_of(backend(git, fork, RECEIVE, 0))
+    assert ours[0] == served.oid("main") + b" refs/heads/main"
+    assert {line[41:] for line in ours[1:]} == ({b".have"} if prefixes != "refs/heads/ma" else set())
+    assert not any(b".have" in line for line in refs_of(lines_of(fork, UPLOAD, 0)))
+
+
+def test_have_lines_of_an_empty_repository_carry_the_capabilities(git: Git, served: Served) -> None:
+    fork = served.path.parent / "fork.git"
+    git("init", "-q", "--bare", fork)
+    (fork / "objects/info/alternates").write_text("../../repo.git/objects\n")
+    lines = lines_of(fork, RECEIVE, 0)
+    assert refs_of(lines) == refs_of(backend(git, fork, RECEIVE, 0))
+    assert b"report-status" in capabilities_of(lines)
+    assert isinstance(lines[2], bytes)
+    assert lines[2][41:47] == b".have\0"
+
+
 def test_many_refs_are_joined_into_few_writes(served: Served) -> None:
     served.add_packed_refs(5000)
     channel = BytesChannel()
