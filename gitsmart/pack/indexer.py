@@ -53,7 +53,7 @@ from gitsmart.pack.packindex import index_pieces, order_by_name, reverse_index_p
 from gitsmart.pack.store import LooseObject, ObjectStore
 from gitsmart.pack.treedelta import TreeChanges, delta_references, entry_ends
 
-__all__ = ["IngestLimits", "IngestedPack", "PackFacts", "ingest_pack"]
+__all__ = ["IngestLimits", "IngestedPack", "PackFacts", "PackTooLargeError", "ingest_pack"]
 
 _OFS_DELTA: Final = 6
 _REF_DELTA: Final = 7
@@ -74,6 +74,10 @@ _REBUILT_TIMES: Final = 16  # building bases again may cost this much of what th
 _REBUILT_BYTES: Final = 1 << 30  # ... and this much besides; git/git needs 0.2 times
 _NO_BASE: Final = -1
 _THIN: Final = -2  # this and below: the base is self._thin[-2 - parent]
+
+
+class PackTooLargeError(LimitExceeded):
+    """The stream is longer than `IngestLimits.pack_bytes`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -302,7 +306,7 @@ class _Ingest:
         limit = self._limits.pack_bytes
         end = self._start + len(self._buffer) + len(chunk)
         if limit is not None and end > limit:
-            raise LimitExceeded(f"pack exceeds maximum allowed size ({limit} bytes)")
+            raise PackTooLargeError(f"pack exceeds maximum allowed size ({_show_bytes(limit)})")
         _write_all(self._fd, chunk)
         # Whatever was used is an entry or the header, never the trailer: that is hashed, and no more.
         used = self._pos
@@ -1042,6 +1046,17 @@ class _Ingest:
         finally:
             os.close(fd)
         return path
+
+
+def _show_bytes(count: int) -> str:
+    """git: strbuf.c humanise_bytes()."""
+    if count > 1 << 30:
+        return f"{count >> 30}.{(count & (1 << 30) - 1) // 10737419:02} GiB"
+    for shift, rounding, unit in ((20, 5243, "MiB"), (10, 5, "KiB")):
+        if count > 1 << shift:
+            rounded = count + rounding
+            return f"{rounded >> shift}.{((rounded & (1 << shift) - 1) * 100) >> shift:02} {unit}"
+    return f"{count} byte" if count == 1 else f"{count} bytes"
 
 
 def _bad_object(raw_oid: bytes, error: PackError) -> PackError:

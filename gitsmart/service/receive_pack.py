@@ -35,6 +35,7 @@ from dataclasses import dataclass, field
 from gitsmart.access.identity import Actor
 from gitsmart.errors import Disconnected, GitsmartError, PackError, ProtocolError, RepositoryUnusable
 from gitsmart.pack.fsck import FsckFailed
+from gitsmart.pack.indexer import PackTooLargeError
 from gitsmart.pack.objects import to_raw
 from gitsmart.repo.quarantine import Push
 from gitsmart.repo.ref_transaction import (
@@ -389,7 +390,8 @@ class _ReceivePack:
             )
         except Disconnected:
             raise
-        except FsckFailed as error:
+        except (FsckFailed, PackTooLargeError) as error:
+            self._report.note = self._report.note or str(error)
             self._say(f"fatal: {error}\n")
             self._unpack_error = "index-pack abnormal exit"  # git's, since clients know that one
         except (PackError, ProtocolError) as error:

@@ -4,6 +4,7 @@ Each is what C git's server does as well (`--server git`), with its words.
 """
 
 import hashlib
+import random
 import zlib
 from pathlib import Path
 
@@ -204,3 +205,17 @@ def test_a_branch_that_is_rebased_in_a_linked_work_tree(
     assert "! [remote rejected] main -> topic (branch is currently checked out)" in said
     client("worktree", "remove", "--force", linked, cwd=hosted.path)
     client("push", "-q", "-f", "origin", "main:topic", cwd=work)
+
+
+# --- size
+
+
+@pytest.mark.parametrize(
+    ("limit", "shown"), [("1k", "1024 bytes"), ("20k", "20.00 KiB"), ("30001", "29.30 KiB")]
+)
+def test_a_pack_that_is_too_large(client: Git, hosted: Hosted, work: Path, limit: str, shown: str) -> None:
+    client("config", "receive.maxInputSize", limit, cwd=hosted.path)
+    commit_file(client, work, "noise", random.Random(1).randbytes(50_000))
+    commit = client("rev-parse", "HEAD", cwd=work)
+    said = is_refused(client, work, hosted, commit)
+    assert f"remote: fatal: pack exceeds maximum allowed size ({shown})" in said

@@ -370,7 +370,7 @@ def test_first_push_into_an_empty_repository(tmp_path: Path) -> None:
     outcome = site.push([(ZERO, new, b"refs/heads/main")], site.pack(new))
     assert outcome.lines == [b"unpack ok\n", b"ok refs/heads/main\n"]
     assert outcome.progress == ""
-    assert outcome.report == ServiceReport(objects=3, refs=1)
+    assert outcome.report == ServiceReport(objects=3, refs=1, agent="test/1")
     assert outcome.keepalives == [(b"0005\x02", 5.0), (b"", 0)]
 
 
@@ -408,7 +408,7 @@ def test_a_branch_on_what_is_there_brings_an_empty_pack(site: Site, tip: bytes) 
     before = set(site.files())
     outcome = site.push([(ZERO, tip, b"refs/heads/copy")], EMPTY_PACK)
     assert outcome.results == {"refs/heads/copy": "ok"}
-    assert outcome.report == ServiceReport(objects=0, refs=1)
+    assert outcome.report == ServiceReport(objects=0, refs=1, agent="test/1")
     assert {Path(path).name for path in set(site.files()) - before} == {"copy"}
 
 
@@ -933,7 +933,9 @@ def test_limits(site: Site, tip: bytes) -> None:
     assert "limit of 100000" in outcome.unpack
     site.config("receive.maxInputSize", "200k")
     outcome = site.push([main(tip, new)], pack)
-    assert "exceeds maximum allowed size (204800 bytes)" in outcome.unpack
+    assert outcome.unpack == "index-pack abnormal exit"
+    assert outcome.progress == "fatal: pack exceeds maximum allowed size (200.00 KiB)\n"
+    assert "exceeds maximum allowed size" in outcome.report.note
     site.config("receive.maxInputSize", "1m")
     assert site.push([main(tip, new)], pack).results == {"refs/heads/main": "ok"}
 
@@ -1419,7 +1421,9 @@ def test_a_client_that_leaves_when_the_objects_are_in_place(site: Site, tip: byt
 
     channel.on_write = write
     report = receive_pack(site.repo, channel, version=0, actor=ALICE, options=ServiceOptions())
-    assert report == ServiceReport(objects=3, refs=1, note="the client left before the report")
+    assert report == ServiceReport(
+        objects=3, refs=1, note="the client left before the report", agent="test/1"
+    )
     site.check({b"refs/heads/main": new})
     assert (site.path / "hooks-ran").read_text() == "update\npost-receive\npost-update\n"
 
