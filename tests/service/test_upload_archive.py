@@ -332,6 +332,17 @@ def test_a_client_that_leaves_ends_it(repo: Path) -> None:
         upload_archive(RepositoryRoot(repo.parent).open(repo.name), channel, options=ServiceOptions())
 
 
+@pytest.mark.slow
+def test_a_zip_of_many_files(git: Git, tmp_path: Path) -> None:
+    """More entries than the old directory can count."""
+    path = tmp_path / "root" / "repo.git"
+    git("init", "-q", "--bare", path)
+    files = "".join(f"M 644 inline d{n % 300}/f{n}\ndata 2\nx\n\n" for n in range(66_000))
+    head = "commit refs/heads/main\ncommitter A <a@b> 1600000000 +0000\ndata 1\nc\n"
+    git("fast-import", "--quiet", cwd=path, data=(head + files).encode())
+    assert ours(path, body("--format=zip", "main")) == gits(git, path, body("--format=zip", "main"))
+
+
 def test_sha256(git: Git, tmp_path: Path) -> None:
     work, path = tmp_path / "work", tmp_path / "root" / "repo.git"
     git("init", "-q", "--object-format=sha256", work)
