@@ -91,7 +91,7 @@ class Reachability:
         """
         asked = {raw_oid for raw_oid in wants if to_hex(raw_oid) not in tips}
         known, proven = self._state
-        if asked and known == tips:
+        if asked and (known is tips or known == tips):
             asked = {raw_oid for raw_oid in asked if raw_oid not in proven}
         if not asked:
             return asked

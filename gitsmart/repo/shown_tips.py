@@ -49,7 +49,7 @@ class ShownTips:
             now = self._clock()
             refs = (snapshot.refs, snapshot.head)
             known = self._refs
-            is_same = isinstance(known, tuple) and known[0] is refs[0] and known[1] == refs[1]
+            is_same = known == refs  # quick: unchanged refs are the same objects
             oldest = next(iter(self._gone_tips.values()), now)
             if is_same and now - oldest <= GRACE_S:
                 return
