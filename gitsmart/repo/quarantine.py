@@ -22,6 +22,7 @@ two weeks. git has the same window. `commit` looks once more, under the locks, t
 
 import os
 import secrets
+import zlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -29,7 +30,8 @@ from types import TracebackType
 from gitsmart.errors import ObjectMissing, PackError
 from gitsmart.pack.fsck import Fsck
 from gitsmart.pack.indexer import IngestedPack, IngestLimits, PackFacts, ingest_pack
-from gitsmart.pack.objects import COMMIT, to_hex, to_raw
+from gitsmart.pack.objectid import ObjectHasher
+from gitsmart.pack.objects import BLOB, COMMIT, object_header, to_hex, to_raw
 from gitsmart.pack.select import walk_commits
 from gitsmart.pack.store import ObjectStore
 from gitsmart.repo.connectivity import find_unconnected
@@ -244,6 +246,30 @@ class Push:
                 path.unlink(missing_ok=True)
             self._owned.release(keep)
             raise
+
+    def write_blob(self, data: bytes) -> bytes:
+        """Write a blob into the repository itself, loose and durable, and give its hex oid.
+
+        Raises: OSError.
+        """
+        raw_oid = ObjectHasher(self._refs.format, detect_collisions=False).object_id(BLOB, data)
+        oid = to_hex(raw_oid)
+        if raw_oid in self._store:
+            return oid
+        name = oid.decode("ascii")
+        staged = self._directory().path / "blob"
+        folder = self._git_dir / "objects" / name[:2]
+        with open(staged, "wb") as file:
+            file.write(zlib.compress(object_header(BLOB, len(data)) + data))
+            file.flush()
+            os.fsync(file.fileno())
+        staged.chmod(0o444)
+        folder.mkdir(exist_ok=True)
+        os.rename(staged, folder / name[2:])
+        _fsync(folder)
+        _fsync(folder.parent)
+        self._store.refresh()
+        return oid
 
     def commit(
         self,

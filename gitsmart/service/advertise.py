@@ -10,6 +10,7 @@ show_ref().
 A capability stands here only when the service does what it promises.
 """
 
+import time
 from collections.abc import Iterator
 from typing import Literal
 
@@ -20,6 +21,7 @@ from gitsmart.repo.repository import Repository
 from gitsmart.service.channel import Channel
 from gitsmart.service.features import Features, read_features
 from gitsmart.service.options import ServiceOptions, ServiceReport
+from gitsmart.service.push_certificate import NonceIssuer
 from gitsmart.service.wants import read_want_policy
 from gitsmart.wire.pktline import FLUSH_PKT, pkt
 
@@ -116,6 +118,9 @@ def _v0_capabilities(
         if repo.config.get_bool("receive.advertiseAtomic", True):
             words.append(b"atomic")
         words.append(b"ofs-delta")
+        nonces = NonceIssuer.of(repo.config, repo.name, repo.format)
+        if nonces is not None:
+            words.append(b"push-cert=" + nonces.issue(int(time.time())))
         # git's default is off; hooks that don't look at the options lose nothing by their being offered
         if repo.config.get_bool("receive.advertisePushOptions", True):
             words.append(b"push-options")

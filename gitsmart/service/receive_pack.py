@@ -22,7 +22,7 @@ Two things differ from git's receive-pack on purpose. Hooks see only commands th
 report comes after post-receive, so that its output isn't cut off by clients that stop listening once they
 have the report.
 
-gitprotocol-pack, "Pushing Data To a Server"; git: builtin/receive-pack.c. Not here: push certificates.
+gitprotocol-pack, "Pushing Data To a Server"; git: builtin/receive-pack.c.
 """
 
 import dataclasses
@@ -55,6 +55,7 @@ from gitsmart.service.options import ServiceOptions, ServiceReport
 from gitsmart.service.packets import PktLineReader
 from gitsmart.service.policy import PushPolicy, Refusal, judge_names, show_ref
 from gitsmart.service.proc_receive import ProcReceiveRefs
+from gitsmart.service.push_certificate import CertificateCheck, NonceIssuer
 from gitsmart.wire.pktline import error_pkt
 from gitsmart.wire.proc_receive import ProcReceiveResult, ProcReceiveTalk
 from gitsmart.wire.push_request import PushRequest, PushRequestParser, RefCommand
@@ -135,6 +136,8 @@ class _ReceivePack:
         self._request = PushRequest()
         self._updates: list[_Update] = []
         self._proc_refs = ProcReceiveRefs()
+        self._nonces: NonceIssuer | None = None
+        self._certificate_environ: dict[str, str] | None = None
         self._band: SideBandWriter | None = None
         self._input_ended = False
         self._held: list[str] = []  # texts for band 2 that wait for the end of the input
@@ -165,17 +168,22 @@ class _ReceivePack:
         capabilities = self._request.capabilities
         self._report.agent = capabilities.get(b"agent", b"").decode("utf-8", "replace")
         self._report.session_id = capabilities.get(b"session-id", b"").decode("utf-8", "replace")
-        if not self._request.commands and not self._request.has_certificate:
+        if not self._request.commands:
             return  # git's probe before a big push, or a client with nothing to say
         if self._request.side_band:
             self._band = SideBandWriter(self._channel.write, SIDE_BAND_64K_LIMIT)
-        if self._request.has_certificate:
+        self._nonces = NonceIssuer.of(self._repo.config, self._repo.name, self._repo.format)
+        if self._request.certificate and self._nonces is None:
             raise ProtocolError("push certificates are not supported")
         policy = PushPolicy.from_config(self._repo.config)
         self._proc_refs = ProcReceiveRefs.from_config(self._repo.config)
 
         # 2. What can be known to fail now fails now, whatever the pack holds.
         self._make_updates()
+        if self._request.certificate:
+            signed = self._request.certificate_header(b"push-option")
+            if signed != self._request.push_options:
+                self._refuse_all("inconsistent push options")  # git: cmd_receive_pack()
         self._judge(policy, warn=lambda _: None)
         self._spread_atomic()
 
@@ -498,9 +506,32 @@ class _ReceivePack:
         live = [update for update in self._updates if update.alive]
         if not live:
             return
+        if self._request.certificate and any(map(self._repo.hook, ("pre-receive", "post-receive"))):
+            self._check_certificate(push)
         lines = _hook_lines(live)
         if not self._run_hook("pre-receive", stdin=lines, environ=push.environ, with_options=True):
             self._refuse_all("pre-receive hook declined")
+
+    def _check_certificate(self, push: Push) -> None:
+        """Find out for the hooks what the certificate is worth. git: prepare_push_cert_sha1()."""
+        assert self._nonces is not None
+        request = self._request
+        start = request.signature_start
+        found = CertificateCheck.of(
+            request.certificate[:start],
+            request.certificate[start:],
+            self._repo.config,
+            base=self._options.hook_environ,
+            check=self._check_client,
+        )
+        nonces = request.certificate_header(b"nonce")
+        self._certificate_environ = {
+            "GIT_PUSH_CERT": push.write_blob(request.certificate).decode("ascii"),
+            "GIT_PUSH_CERT_SIGNER": found.signer,
+            "GIT_PUSH_CERT_KEY": found.key,
+            "GIT_PUSH_CERT_STATUS": found.status,
+            **self._nonces.check(nonces[0] if nonces else None, int(time.time())),
+        }
 
     # ---------------------------------------------------------------------------------- objects and refs
 
@@ -661,6 +692,7 @@ class _ReceivePack:
                     push_options=self._request.push_options if chosen else None,
                 ),
                 **(environ or {}),
+                **((with_options and self._certificate_environ) or {}),
             },
             output=None if self._band is None else self._send_progress,
             timeout_s=self._options.hook_timeout_s,

@@ -4,6 +4,9 @@ r"""What a push says before its pack: ref update commands and push options.
     shallow           =  pkt-line("shallow" SP oid)
     command-list      =  pkt-line(command NUL capability-list) *pkt-line(command)
     command           =  old-oid SP new-oid SP refname
+    push-cert         =  pkt-line("push-cert" NUL capability-list LF)
+                         *pkt-line(certificate-header LF) pkt-line(LF) *pkt-line(command LF)
+                         *pkt-line(signature-line LF) pkt-line("push-cert-end" LF)
     push-option       =  pkt-line(text)            ; when the client chose the capability push-options
 
     PktLine --PushRequestParser.receive--> None ... None, PushRequest
@@ -11,7 +14,7 @@ r"""What a push says before its pack: ref update commands and push options.
 gitprotocol-pack, "Reference Update Request and Packfile Transfer"; git: builtin/receive-pack.c
 read_head_info(), queue_command(), read_push_options(), whose error texts are used and whose tolerance is kept
 (capabilities on any line, oids in either case). Whether a refname is good, or an oid exists, isn't judged
-here. Push certificates are only recognised: their commands are not read.
+here, nor what a certificate is worth.
 """
 
 import re
@@ -23,6 +26,12 @@ from gitsmart.wire.capabilities import parse_capability_list
 from gitsmart.wire.pktline import PktLine, Special, chomp, printable
 
 __all__ = ["PushRequest", "PushRequestParser", "RefCommand"]
+
+
+# git: gpg-interface.c parse_signed_buffer(): the last line that is one of these
+_SIGNATURES = re.compile(
+    rb"^-----BEGIN (?:PGP SIGNATURE|PGP MESSAGE|SIGNED MESSAGE|SSH SIGNATURE)-----", re.MULTILINE
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +59,15 @@ class PushRequest:
     capabilities: Mapping[bytes, bytes] = field(default_factory=dict)
     shallow: tuple[bytes, ...] = ()
     push_options: tuple[bytes, ...] = ()
-    has_certificate: bool = False
-    """A push certificate was there. It was skipped, with the commands it holds: refuse the push."""
+    certificate: bytes = b""
+    """The push certificate as it was signed, with its signature; the commands are those in it."""
+    signature_start: int = 0
+    """Where in `certificate` the signature begins; its length when there is none."""
+
+    def certificate_header(self, name: bytes) -> tuple[bytes, ...]:
+        """Give the values of a header of the certificate."""
+        headers = self.certificate.partition(b"\n\n")[0].split(b"\n")
+        return tuple(line[len(name) + 1 :] for line in headers if line.startswith(name + b" "))
 
     @property
     def wants_report(self) -> bool:
@@ -108,7 +124,8 @@ class PushRequestParser:
         self._options: list[bytes] = []
         self._in_certificate = False
         self._in_options = False
-        self._has_certificate = False
+        self._certificate: list[bytes] = []
+        self._signature_start = 0
 
     @property
     def side_band(self) -> bool:
@@ -133,19 +150,24 @@ class PushRequestParser:
                 self._options.append(chomp(line))
             elif self._in_certificate:
                 self._in_certificate = line != b"push-cert-end\n"
+                if self._in_certificate:
+                    self._certificate.append(line.partition(b"\0")[0])
             else:
                 self._receive_command(line)
             return None
         if line is not Special.FLUSH:
             raise ProtocolError("protocol error: got an unexpected packet")
         self._in_certificate = False
+        if self._certificate and not self._in_options:
+            self._read_certificate()
         if self._in_options or not (self._commands and b"push-options" in self._capabilities):
             return PushRequest(
                 commands=tuple(self._commands),
                 capabilities=self._capabilities,
                 shallow=tuple(self._shallow),
                 push_options=tuple(self._options),
-                has_certificate=self._has_certificate,
+                certificate=b"".join(self._certificate),
+                signature_start=self._signature_start,
             )
         self._in_options = True
         return None
@@ -161,8 +183,27 @@ class PushRequestParser:
             self._shallow.append(oid.lower())
             return
         if text == b"push-cert":
-            self._in_certificate = self._has_certificate = True
+            self._in_certificate = True
             return
+        self._queue(text)
+
+    def _read_certificate(self) -> None:
+        """git: builtin/receive-pack.c queue_commands_from_cert()."""
+        if self._commands:
+            raise ProtocolError("protocol error: got both push certificate and unsigned commands")
+        certificate = b"".join(self._certificate)
+        start = certificate.find(b"\n\n") + 2
+        if start < 2:
+            raise ProtocolError(f"malformed push certificate {printable(certificate, 100)}")
+        end = len(certificate)
+        for found in _SIGNATURES.finditer(certificate):
+            end = found.start()
+        self._signature_start = end
+        body = certificate[start:end].removesuffix(b"\n")
+        for line in body.split(b"\n") if body else ():
+            self._queue(line)
+
+    def _queue(self, text: bytes) -> None:
         match = self._command.fullmatch(text)
         if match is None:
             raise ProtocolError(f"protocol error: expected old/new/ref, got '{printable(text)}'")

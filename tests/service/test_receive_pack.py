@@ -548,14 +548,6 @@ def test_the_probe_has_no_answer(site: Site, tip: bytes) -> None:
             "the remote end hung up unexpectedly",
             id="no-flush",
         ),
-        pytest.param(
-            pkt(b"push-cert\0 report-status")
-            + pkt(b"certificate version 0.1\n")
-            + pkt(b"push-cert-end\n")
-            + b"0000",
-            "push certificates are not supported",
-            id="certificate",
-        ),
     ],
 )
 @pytest.mark.parametrize("band", [False, True], ids=["bare", "band"])
@@ -1057,6 +1049,41 @@ def test_a_shallow_push_that_lies(site: Site, tip: bytes) -> None:
         outcome = site.push([(ZERO, new, b"refs/heads/x")], site.pack_of(*objects), shallow=lines)
         assert outcome.results == {"refs/heads/x": "missing necessary objects"}
     assert not (site.path / "shallow").exists()
+
+
+def test_a_certificate_where_none_is_asked_for(site: Site, tip: bytes) -> None:
+    channel = Channel(
+        pkt(b"push-cert\0 report-status side-band-64k")
+        + pkt(b"certificate version 0.1\n")
+        + pkt(b"\n")
+        + pkt(b"%b %b refs/heads/x\n" % (ZERO, tip))
+        + pkt(b"push-cert-end\n")
+        + b"0000"
+        + EMPTY_PACK
+    )
+    report = receive_pack(site.repo, channel, version=0, actor=ALICE, options=ServiceOptions())
+    assert report.note == "push certificates are not supported"
+    assert bytes(channel.response) == pkt(b"\x03push certificates are not supported\n")
+    site.check({b"refs/heads/main": tip})
+
+
+def test_push_options_that_were_not_signed(site: Site, tip: bytes) -> None:
+    site.config("receive.certNonceSeed", "seed")
+    channel = Channel(
+        pkt(b"push-cert\0 report-status push-options")
+        + pkt(b"certificate version 0.1\n")
+        + pkt(b"push-option one\n")
+        + pkt(b"\n")
+        + pkt(b"%b %b refs/heads/x\n" % (ZERO, tip))
+        + pkt(b"push-cert-end\n")
+        + b"0000"
+        + pkt(b"two")
+        + b"0000"
+        + EMPTY_PACK
+    )
+    receive_pack(site.repo, channel, version=0, actor=ALICE, options=ServiceOptions())
+    assert b"ng refs/heads/x inconsistent push options\n" in channel.response
+    site.check({b"refs/heads/main": tip})
 
 
 # ----------------------------------------------------------------------------------------------------- atomic

@@ -78,13 +78,38 @@ def test_shallow_lines_may_carry_the_capabilities() -> None:
     assert len(request.commands) == 1
 
 
-def test_a_certificate_is_recognised_and_skipped() -> None:
-    lines = [b"push-cert\0report-status push-options\n", b"certificate version 0.1\n", b"pusher x\n", b"\n"]
-    lines += [A + b" " + B + b" refs/heads/main\n", b"-----BEGIN PGP SIGNATURE-----\n", b"push-cert-end\n"]
-    request = parse(*lines, FLUSH)
-    assert request.has_certificate
-    assert request.commands == ()
-    assert parse(*lines[:3], FLUSH).has_certificate
+def test_a_certificate_holds_the_commands() -> None:
+    head = [b"push-cert\0report-status push-options\n"]
+    body = [b"certificate version 0.1\n", b"pusher x\n", b"nonce 1-a\n", b"push-option o\n", b"\n"]
+    body += [A + b" " + B + b" refs/heads/main\n", B + b" " + A + b" refs/heads/x\n"]
+    signature = [b"-----BEGIN PGP SIGNATURE-----\n", b"\n", b"abc\n", b"-----END PGP SIGNATURE-----\n"]
+    request = parse(*head, *body, *signature, b"push-cert-end\n", FLUSH, b"o", FLUSH)
+    assert request.commands == (RefCommand(A, B, b"refs/heads/main"), RefCommand(B, A, b"refs/heads/x"))
+    assert request.certificate == b"".join(body + signature)
+    assert request.certificate[request.signature_start :] == b"".join(signature)
+    assert request.certificate_header(b"nonce") == (b"1-a",)
+    assert request.certificate_header(b"push-option") == request.push_options == (b"o",)
+    assert request.certificate_header(b"push") == ()
+    # it may be cut off by a flush-pkt, and have no signature
+    request = parse(b"push-cert\0report-status\n", *body, FLUSH)
+    assert len(request.commands) == 2
+    assert request.signature_start == len(request.certificate)
+
+
+@pytest.mark.parametrize(
+    ("lines", "error"),
+    [
+        ([b"push-cert", b"x\n"], "malformed push certificate"),
+        ([b"push-cert", b"x\n", b"\n", b"y\n"], "expected old/new/ref, got 'y'"),
+        (
+            [A + b" " + B + b" refs/heads/main", b"push-cert", b"x\n", b"\n", b"push-cert-end\n"],
+            "got both push certificate and unsigned commands",
+        ),
+    ],
+)
+def test_certificates_that_are_refused(lines: list[bytes], error: str) -> None:
+    with pytest.raises(ProtocolError, match=error):
+        parse(*lines, FLUSH)
 
 
 def test_sha256() -> None:
