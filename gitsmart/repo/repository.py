@@ -116,8 +116,8 @@ class Repository:
         self._own_config = self._config_file.read_own()
         self.format = object_format_of(self._own_config)
         self.objects = ObjectStore(git_dir / "objects", self.format)
-        self._lenders: dict[Path, Repository] = {}  # repositories whose objects are borrowed; a few
         self.ref_store = RefStore(os.fsencode(git_dir), self.format, self.objects)
+        self._lenders: dict[Path, Repository] = {}  # repositories whose objects are borrowed; a few
         self.namespace = ""
         self._prefix = b""
         # these are shared with the same repository in other namespaces
@@ -145,7 +145,9 @@ class Repository:
 
     @property
     def is_bare(self) -> bool:
-        """Whether there is no work tree; includes count, as for git (environment.c git_default_core_config()).
+        """Whether there is no work tree; includes count, as for git.
+
+        git: environment.c git_default_core_config().
 
         Raises:
             RepositoryUnusable: see `config`.
@@ -221,7 +223,8 @@ class Repository:
             return snapshot
         key = (view.namespace, section)
         known = self._shown.get(key)
-        if known is None or known[0] is not snapshot.refs or known[1] != view:
+        # most of two listings are the same objects: to compare 100,000 takes 0.3 ms, to rename them 0.2 s
+        if known is None or known[1] != view or known[0] != snapshot.refs:
             if len(self._shown) >= _VIEWS:
                 self._shown.clear()
             known = self._shown[key] = (snapshot.refs, view, view.refs(snapshot.refs))
@@ -300,8 +303,8 @@ class Repository:
             self.ref_store,
             self.config,
             is_bare=self.is_bare,
-            alternate_tips=self.alternate_tips,
             shallow=self.shallow,
+            alternate_tips=self.alternate_tips,
         )
 
     def info_attributes(self) -> bytes:

@@ -171,12 +171,17 @@ def test_many_rules_and_many_refs_cost_no_product_of_both() -> None:
 def test_what_is_shown_is_worked_out_once_while_nothing_changes(root: RepositoryRoot, git: Any) -> None:
     path = make(git, root, NAMES)
     git(path, "pack-refs", "--all")
-    (path / "refs/namespaces/n/HEAD").unlink()
+    assert (path / "refs/namespaces/n/HEAD").is_file()  # a symbolic ref is never packed
     git(path, "config", "transfer.hideRefs", "refs/internal")
     repo = root.open("r")
     first = repo.shown_refs("uploadpack")
     assert repo.shown_refs("uploadpack").refs is first.refs
     assert repo.shown_refs("receive").refs is not first.refs
+    inside = repo.in_namespace("n")
+    assert inside.shown_refs("uploadpack").refs is repo.in_namespace("n").shown_refs("uploadpack").refs
+    before = inside.shown_refs("uploadpack").refs
+    git(path, "update-ref", "refs/namespaces/n/refs/heads/more", "refs/heads/main")
+    assert len(inside.shown_refs("uploadpack").refs) == len(before) + 1
     assert first.get(b"refs/internal/x") is None
     git(path, "config", "--unset", "transfer.hideRefs")
     assert repo.shown_refs("uploadpack").get(b"refs/internal/x") is not None
