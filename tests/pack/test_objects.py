@@ -1,6 +1,7 @@
 """Commits, trees and tags by slicing: what git can read is read, the rest is PackError."""
 
 import hashlib
+import tracemalloc
 
 import pytest
 from hypothesis import given
@@ -269,3 +270,15 @@ def test_garbage_gives_pack_error_only(data: bytes, fmt: ObjectFormat) -> None:
             parse()
         except PackError:
             pass
+
+
+@pytest.mark.parametrize("start", [b"", b"160000 a\0" + b"\1" * 20])
+def test_malformed_trees_take_little_memory(start: bytes) -> None:
+    data = start + b"x" * (4 << 20)
+    tracemalloc.start()
+    try:
+        with pytest.raises(PackError, match="malformed entry"):
+            tree_references(data, 20)
+        assert tracemalloc.get_traced_memory()[1] < 3 * len(data)
+    finally:
+        tracemalloc.stop()
