@@ -130,7 +130,8 @@ class Reachability:
             self._forget()
             old = frozenset()
         self._lot = 1
-        for tip in tips - old:
+        # `first` before a tag of the same commit
+        for tip in sorted(tips - old, key=lambda tip: tip != first):
             target = self._peel(tip)
             if target is None:
                 continue
