@@ -8,6 +8,7 @@ gitsmart list [ROOT] [--config FILE]
 
 import argparse
 import io
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -97,6 +98,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         else:
             for name in root.names():
                 print(name)
+        sys.stdout.flush()
     except ConfigError as error:
         print(f"gitsmart: {error}", file=sys.stderr)
         return 2
@@ -104,7 +106,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"gitsmart: {error}", file=sys.stderr)
         return 1
     except BrokenPipeError:
-        sys.stderr.close()  # a reader such as head has what it wants; keep Python from complaining at exit
+        # A reader such as head has what it wants: the rest goes nowhere, without a word from Python at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     return 0
 

@@ -195,9 +195,9 @@ _TREES: Final = {
     )
     for raw_len in (20, 32)
 }
-# A .gitmodules as git writes it: each line is one of the three
-_PLAIN_MODULES: Final = re.compile(
-    rb"""(?:\[submodule[ ]"[^"\\\n\0]++"\]\n|[ \t]*+[A-Za-z][A-Za-z0-9-]*+[ ]=[ ][^"\\#;\r\n\0]++\n|\n)*+"""
+# A .gitmodules as git writes it: each line is one of these, or empty
+_PLAIN_MODULE_LINE: Final = re.compile(
+    rb"""\[submodule[ ]"[^"\\\n\0]++"\]|[ \t]*+[A-Za-z][A-Za-z0-9-]*+[ ]=[ ][^"\\#;\r\n\0]++|"""
 )
 _MODULE_LINE: Final = re.compile(
     rb"""^(?:\[submodule[ ]"([^"]*)"\]|[ \t]*([A-Za-z][A-Za-z0-9-]*)[ ]=[ ](.*))$""", re.MULTILINE
@@ -227,7 +227,7 @@ _LINK: Final = 0o120000
 _FOLDER: Final = 0o040000
 
 # HFS+ ignores these code points: git: utf8.c next_hfs_char()
-_HFS_IGNORED: Final = rb"(?:\xe2(?:\x80[\x8c-\x8f\xaa-\xae]|\x81[\xaa-\xaf])|\xef\xbb\xbf)*+"
+_HFS_IGNORED: Final = rb"(?:\xe2(?:\x80[\x8c-\x8f\xaa-\xae]|\x81[\xaa-\xaf])|\xef\xbb\xbf)*"
 # On NTFS, a stream's name, a folder's separator and trailing dots and blanks belong to no name
 _NTFS_DOTGIT: Final = re.compile(rb"(?:\.git|git~1)[. ]*(?:[/\\:]|\Z)", re.IGNORECASE | re.DOTALL)
 _SHORT_NAMES: Final = {
@@ -719,7 +719,8 @@ class Fsck:
 
     def _module_file(self, data: bytes) -> None:
         """Check a .gitmodules; git: fsck.c fsck_blob(), fsck_gitmodules_fn()."""
-        if _PLAIN_MODULES.fullmatch(data):
+        *lines, rest = data.split(b"\n")
+        if not rest and all(map(_PLAIN_MODULE_LINE.fullmatch, lines)):
             name = b""
             for section, key, value in _MODULE_LINE.findall(data):
                 if not key:

@@ -47,15 +47,17 @@ _STRIDED_BYTES = 32
 _RUN_CHUNK_BYTES = 512
 
 _TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
-_QUOTED = rb'"(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t \x21-\x7e\x80-\xff])*+"'
-_EXTENSION = rb"[ \t]*+;[ \t]*+%b(?:[ \t]*+=[ \t]*+(?:%b|%b))?+" % (_TOKEN, _TOKEN, _QUOTED)
-# Possessive throughout: a hostile line costs one pass.
+_QUOTED = rb'"(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t \x21-\x7e\x80-\xff])*"'
+_EXTENSION = rb"[ \t]*+;[ \t]*+%b(?:[ \t]*+=[ \t]*+(?:%b|%b))?" % (_TOKEN, _TOKEN, _QUOTED)
+# Possessive where one character repeats, and groups that match in one way only: a hostile line costs a pass
+# each way. (Groups are not possessive: before 3.11.5 Python matches those wrongly when they hold
+# alternatives, and Debian 12 has 3.11.2.)
 _DIGIT_LINES = {b"%c\r\n" % digit: int(chr(digit), 16) for digit in b"123456789abcdefABCDEF"}
 _PLAIN_LINE = re.compile(rb"([0-9A-Fa-f]{1,16})\r\n")
-_SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,16}+)((?:%b)*+)\r\n" % _EXTENSION)
-_SIZE_LINE_BEGUN = re.compile(rb"[0-9A-Fa-f]{1,16}+(?:[ \t;][\t\x20-\x7e\x80-\xff]*+)?+\r?+")
+_SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,16}+)((?:%b)*)\r\n" % _EXTENSION)
+_SIZE_LINE_BEGUN = re.compile(rb"[0-9A-Fa-f]{1,16}+(?:[ \t;][\t\x20-\x7e\x80-\xff]*+)?\r?+")
 _FIELD_LINE = re.compile(rb"%b:[\t\x20-\x7e\x80-\xff]*+\r\n" % _TOKEN)
-_FIELD_LINE_BEGUN = re.compile(rb"(?:%b(?::[\t\x20-\x7e\x80-\xff]*+)?+)?+\r?+" % _TOKEN)
+_FIELD_LINE_BEGUN = re.compile(rb"(?:%b(?::[\t\x20-\x7e\x80-\xff]*+)?)?\r?+" % _TOKEN)
 
 _SIZE, _DATA, _DATA_END, _TRAILER, _FINISHED = range(5)
 
