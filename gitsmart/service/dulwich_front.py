@@ -43,6 +43,7 @@ __all__ = ["HANDLERS", "READ_ONLY_HANDLERS", "ProtocolChannel", "ReceivePack", "
 
 _logger = logging.getLogger(__name__)
 
+_ARGUMENT_BYTES = 1 << 20  # of a request that is refused anyway
 _GATHER_BYTES = 65536
 _WINDOW = 1024
 _MALFORMED: tuple[type[Exception], ...] = (ProtocolError, *InflateError)
@@ -210,10 +211,28 @@ class Refused(_Handler):
         self._channel.flush()
 
 
+class RefusedArchive(Refused):
+    """In place of upload-archive, whose client sends all its arguments before it listens."""
+
+    def handle(self) -> None:
+        """Read them first: closing a connection with unread data resets it, and the answer may be lost."""
+        decoder = PktLineDecoder()
+        left = _ARGUMENT_BYTES
+        try:
+            while left > 0:
+                data = self._channel.read(4096)
+                if not data or Special.FLUSH in decoder.feed(data, stop_at_flush=True):
+                    break
+                left -= len(data)
+        except (Disconnected, ProtocolError):
+            pass  # there may still be somebody to read the answer
+        super().handle()
+
+
 HANDLERS: Mapping[bytes, type[PackHandler]] = {
     b"git-upload-pack": UploadPack,
     b"git-receive-pack": ReceivePack,
-    b"git-upload-archive": Refused,
+    b"git-upload-archive": RefusedArchive,
 }
 """Fetches and pushes, for whoever reaches the front end."""
 
