@@ -619,3 +619,10 @@ def host(server: Server, git: Git, make_repo: MakeRepo) -> Iterator[HostFunction
 @pytest.fixture
 def hosted(host: HostFunction) -> Hosted:
     return host()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whatever runs servers, or git beside each case, is left out of `make test-fast`, by its folder."""
+    for item in items:
+        if {"interop", "faults", "conformance", "service"} & set(item.path.parts):
+            item.add_marker(pytest.mark.slow)
