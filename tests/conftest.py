@@ -624,5 +624,5 @@ def hosted(host: HostFunction) -> Hosted:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Whatever runs servers, or git beside each case, is left out of `make test-fast`, by its folder."""
     for item in items:
-        if {"interop", "faults", "conformance", "service"} & set(item.path.parts):
+        if {"interop", "faults", "conformance", "service", "repo", "httpd"} & set(item.path.parts):
             item.add_marker(pytest.mark.slow)
