@@ -1,6 +1,6 @@
 # make serve       serve repos/ at http://127.0.0.1:8080/ (ARGS="--port 9000" and the like)
 # make test        everything that CI runs: format, lint, types, all tests
-# make test-fast   the tests that take less than a second or two
+# make test-fast   the tests that need no server and no git beside each case: under a minute
 # make check       format, lint, types, the fast tests
 # make fix         format, and fix what the linter can
 # make bench       measure beside stock Tornado and git-http-backend, or BENCH=one of benchmarks/

@@ -357,7 +357,7 @@ def run(bench: Bench, names: list[str], repeat: int) -> dict[str, dict[str, Samp
                 sample = results[name][peer.name] if number else Sample()  # the first round warms up
                 measure(peer, next(turns[peer.name]), sample)
         for turn in turns.values():
-            turn.close()  # type: ignore[attr-defined]
+            turn.close()  # type: ignore[attr-defined]  # each case is a generator, typed by what measure() needs
         print_case(name, results[name])
     return results
 

@@ -621,8 +621,14 @@ def hosted(host: HostFunction) -> Hosted:
     return host()
 
 
+_SLOW_FOLDERS = frozenset(
+    Path(__file__).with_name(name)
+    for name in ("conformance", "faults", "httpd", "interop", "repo", "service")
+)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Whatever runs servers, or git beside each case, is left out of `make test-fast`, by its folder."""
     for item in items:
-        if {"interop", "faults", "conformance", "service", "repo", "httpd"} & set(item.path.parts):
+        if not _SLOW_FOLDERS.isdisjoint(item.path.parents):
             item.add_marker(pytest.mark.slow)

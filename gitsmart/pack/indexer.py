@@ -367,6 +367,7 @@ class _Ingest:
             buffer = self._buffer
             first = pos = self._pos
             offset = self._start + first
+            # PackFile.entry() inlined, over a stream: once for each object of a push (benchmarks/ingest.py)
             try:
                 byte = buffer[pos]
                 pos += 1
