@@ -180,6 +180,8 @@ def _segments(tokens: list[_Token]) -> bytes:
 
 def _tokens(pattern: bytes, *, in_path: bool) -> Iterator[_Token]:
     at, end = 0, len(pattern)
+    special = _SPECIAL.search(pattern)
+    first = special.start() if special is not None else end
     while at < end:
         char = pattern[at : at + 1]
         at += 1
@@ -188,7 +190,10 @@ def _tokens(pattern: bytes, *, in_path: bool) -> Iterator[_Token]:
             while pattern[at : at + 1] == b"*":
                 at += 1
             following = pattern[at : at + 2]
-            opens = at - start > 1 and in_path and (not start or pattern[start - 1 : start] == b"/")
+            # git takes off what is literal before it matches the rest (dir.c match_pathname()): behind that,
+            # "**" opens as at the start, so that a**/b is also ab and a/x/b
+            begins = start == first or pattern[start - 1 : start] == b"/"
+            opens = at - start > 1 and in_path and begins
             if opens and not following:
                 yield _REST
             elif opens and following.startswith(b"/"):

@@ -297,6 +297,13 @@ def test_random_patterns_match_as_gits(worktrees: tuple[Path, Path], git: Any, l
     assert ours(data) == gits(worktrees, git.environ, data)
 
 
+@pytest.mark.parametrize(
+    "line", [b"a**/b", b"/a**/b", b"a/**b", b"x/a**", b"/a**", b"a?**/b", b"**/a**/b", b"a***/b"]
+)
+def test_stars_behind_a_literal_start(worktrees: tuple[Path, Path], git: Any, line: bytes) -> None:
+    assert ours(line + b"\n") == gits(worktrees, git.environ, line + b"\n")
+
+
 def test_files_of_patterns() -> None:
     patterns = SparsePatterns(b"\xef\xbb\xbf# a comment\r\n/docs/\r\nb\\ \0 cut\n\n!docs")
     assert patterns.match(b"docs", is_dir=True) is False
