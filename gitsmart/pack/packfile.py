@@ -407,6 +407,13 @@ class PackFile:
                 return middle, position, following
         return low, -1, following
 
+    def rank_of(self, offset: int) -> int:
+        """Return how many entries come before the one at `offset`: its bit in a bitmap."""
+        rank, position, _ = self._rank(offset)
+        if position < 0:
+            raise PackError("a pack has no entry where one is expected")
+        return rank
+
     def next_offset(self, offset: int) -> int:
         """Return where the entry after the one at `offset` starts; `end` after the last."""
         return self._rank(offset)[2]

@@ -30,6 +30,7 @@ from gitsmart.pack.packfile import OFS_DELTA, PackFile
 from gitsmart.pack.store import ObjectStore
 
 __all__ = [
+    "PackedObjects",
     "Selection",
     "Tick",
     "depth_boundary",
@@ -62,6 +63,26 @@ def _no_tick(number: int) -> None:
     """Do nothing, for callers that nobody waits for."""
 
 
+@dataclass(frozen=True, slots=True)
+class PackedObjects:
+    """Some of the objects of one pack, by their places in it."""
+
+    pack: PackFile
+    bits: bytes
+    """Bit i % 8 (the lowest is 0) of byte i // 8: the i-th object of the pack, by offset, is one of them.
+    Bytes that are not there are zeros; bits beyond the pack's objects are zeros."""
+
+    def __len__(self) -> int:
+        return int.from_bytes(self.bits, "little").bit_count()
+
+    def __contains__(self, raw_oid: bytes) -> bool:
+        offset = self.pack.offset_of(raw_oid)
+        if offset is None:
+            return False
+        at = self.pack.rank_of(offset)
+        return at >> 3 < len(self.bits) and bool(self.bits[at >> 3] >> (at & 7) & 1)
+
+
 @dataclass(slots=True)
 class Selection:
     """What is to be sent, and what the receiver has."""
@@ -71,6 +92,16 @@ class Selection:
     client_has: set[bytes]
     """Raw oids that the client is known to have, near what is sent: bases of a thin pack. Never one of
     `objects`."""
+    packed: tuple[PackedObjects, ...] = ()
+    """More to send, beside `objects`: no object is in both, or in two of these."""
+    client_has_packed: tuple[PackedObjects, ...] = ()
+    """More that the client is known to have. Objects of `packed` may be among them: those are sent."""
+
+    def __len__(self) -> int:
+        return len(self.objects) + sum(map(len, self.packed))
+
+    def __contains__(self, raw_oid: bytes) -> bool:
+        return raw_oid in self.objects or any(raw_oid in some for some in self.packed)
 
 
 # -- commits
