@@ -1,4 +1,4 @@
-r"""What a partial clone leaves out: the conditions of a filter, and sparse-checkout patterns.
+"""What a partial clone leaves out: the conditions of a filter, and sparse-checkout patterns.
 
     blob_limit   blobs of so many bytes and more are left out (blob:none is 0)
     tree_depth   what lies so deep below a commit's tree, or deeper (that tree itself lies at 0)
@@ -8,22 +8,21 @@ r"""What a partial clone leaves out: the conditions of a filter, and sparse-chec
 All of them hold together, so filters that are combined are one filter: its limits are the smaller ones.
 Patterns are gitignore's, the last that matches counts, and what none matches is as the folder it is in is:
 
-    pattern  =  [ "!" ] [ "/" ] segment *( "/" segment ) [ "/" ]      ; "/" at the end: folders only
-    segment  =  "**" / *( "*" / "?" / "[" ... "]" / "\" any / any )
+    pattern  =  [ "!" ] [ "/" ] wildcards [ "/" ]      ; "/" at the end: folders only
 
 git-rev-list(1), "--filter"; gitignore(5); git: list-objects-filter.c, dir.c
-last_matching_pattern_from_list(), wildmatch.c. Patterns become regular expressions in which no `*` is tried
-twice, so a match takes time quadratic in the path at worst. What asked for an object is not known here.
+last_matching_pattern_from_list(). What asked for an object is not known here.
 
 Where this differs from git: of combined filters, git asks each only once about an object it has let pass, and
 so may leave out what each of them would send. Nothing is lost here that every part lets pass.
 """
 
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
+from gitsmart import wildmatch
 from gitsmart.errors import LimitExceeded, ObjectMissing, PackError
 from gitsmart.pack.objects import BLOB, COMMIT, TAG, TREE, iter_tree
 from gitsmart.pack.store import ObjectStore
@@ -70,9 +69,8 @@ class SparsePatterns:
         pattern = pattern.removesuffix(b"/")
         is_name = b"/" not in pattern
         pattern = pattern.removeprefix(b"/")
-        if _SPECIAL.search(pattern):
-            regex = re.compile(_translate(pattern, in_path=not is_name), re.DOTALL)
-            self._wild.append((number, regex, is_name, dirs_only))
+        if not wildmatch.is_literal(pattern):
+            self._wild.append((number, wildmatch.compile_pattern(pattern), is_name, dirs_only))
             return
         for of_dirs in (True,) if dirs_only else (True, False):
             (self._names if is_name else self._paths)[of_dirs][pattern] = number
@@ -89,7 +87,13 @@ class SparsePatterns:
         for number, regex, is_name, dirs_only in self._wild:
             if number < best:
                 break
-            if (is_dir or not dirs_only) and (is_name or path) and regex.fullmatch(name if is_name else path):
+            text = name if is_name else path
+            if (
+                (is_dir or not dirs_only)
+                and (is_name or path)
+                and len(text) <= wildmatch.LIMIT_BYTES
+                and regex.fullmatch(text)
+            ):
                 best = number
                 break
         return None if best < 0 else not self._negative[best]
@@ -107,165 +111,6 @@ def _trim(line: bytes) -> bytes:
         if line[at - 1] != 0x20:
             end = at
     return line[:end]
-
-
-_SPECIAL = re.compile(rb"[*?\[\\]")
-_NEVER = b"(?!)"
-_STAR, _SLASH, _DIRS, _REST = "*", "/", "**/", "**"
-_Token = bytes | str
-"""A regular expression for one byte, or one of the four above."""
-
-_CLASSES: Final = {
-    b"alnum": re.compile(rb"[0-9A-Za-z]"),
-    b"alpha": re.compile(rb"[A-Za-z]"),
-    b"blank": re.compile(rb"[ \t]"),
-    b"cntrl": re.compile(rb"[\x00-\x1f\x7f]"),
-    b"digit": re.compile(rb"[0-9]"),
-    b"graph": re.compile(rb"[!-~]"),
-    b"lower": re.compile(rb"[a-z]"),
-    b"print": re.compile(rb"[ -~]"),
-    b"punct": re.compile(rb"[!-/:-@\[-`{-~]"),
-    b"space": re.compile(rb"[ \t\n\v\f\r]"),
-    b"upper": re.compile(rb"[A-Z]"),
-    b"xdigit": re.compile(rb"[0-9A-Fa-f]"),
-}
-_BYTES = tuple(bytes([code]) for code in range(256))
-
-
-def _translate(pattern: bytes, *, in_path: bool) -> bytes:
-    """Write a wildcard pattern as a regular expression (git: wildmatch.c dowild())."""
-    tokens = list(_tokens(pattern, in_path=in_path))
-    groups: list[list[_Token]] = [[]]
-    for token in tokens:
-        if token == _DIRS:
-            groups.append([])
-        else:
-            groups[-1].append(token)
-    # Folders are taken as few as do, and never more once the rest of the group matched: what is left over,
-    # the next "**/" takes.
-    out = [_segments(groups[0])]
-    out += [b"(?>(?:[^/]*/)*?" + _segments(group) + b")" for group in groups[1:-1]]
-    if len(groups) > 1:
-        out.append(b"(?:[^/]*/)*" + _segments(groups[-1]))
-    return b"".join(out)
-
-
-def _segments(tokens: list[_Token]) -> bytes:
-    out: list[bytes] = []
-    pieces: list[bytes] = [b""]
-
-    def end_segment() -> None:
-        # As above, within one segment: only the last star may have to try again.
-        out.append(pieces[0])
-        out.extend(b"(?>[^/]*?" + piece + b")" for piece in pieces[1:-1])
-        if len(pieces) > 1:
-            out.append(b"[^/]*" + pieces[-1])
-        pieces[:] = [b""]
-
-    for token in tokens:
-        if token == _STAR:
-            pieces.append(b"")
-        elif token == _SLASH:
-            end_segment()
-            out.append(b"/")
-        elif token == _REST:
-            end_segment()
-            out.append(b".*")
-        else:
-            assert isinstance(token, bytes)
-            pieces[-1] += token
-    end_segment()
-    return b"".join(out)
-
-
-def _tokens(pattern: bytes, *, in_path: bool) -> Iterator[_Token]:
-    at, end = 0, len(pattern)
-    special = _SPECIAL.search(pattern)
-    first = special.start() if special is not None else end
-    while at < end:
-        char = pattern[at : at + 1]
-        at += 1
-        if char == b"*":
-            start = at - 1
-            while pattern[at : at + 1] == b"*":
-                at += 1
-            following = pattern[at : at + 2]
-            # git takes off what is literal before it matches the rest (dir.c match_pathname()): behind that,
-            # "**" opens as at the start, so that a**/b is also ab and a/x/b
-            begins = start == first or pattern[start - 1 : start] == b"/"
-            opens = at - start > 1 and in_path and begins
-            if opens and not following:
-                yield _REST
-            elif opens and following.startswith(b"/"):
-                at += 1
-                yield _DIRS
-            elif opens and following == b"\\/":
-                at += 2
-                yield from (_STAR, _SLASH, _DIRS)
-            else:
-                yield _STAR
-        elif char == b"?":
-            yield b"[^/]"
-        elif char == b"[":
-            found = _read_class(pattern, at)
-            if found is None:
-                yield _NEVER
-                return
-            codes, at = found
-            codes.discard(0x2F)
-            yield b"[" + b"".join(b"\\x%02x" % code for code in sorted(codes)) + b"]" if codes else _NEVER
-        else:
-            if char == b"\\":
-                char = pattern[at : at + 1]
-                at += 1
-                if not char:
-                    yield _NEVER
-                    return
-            yield _SLASH if char == b"/" else re.escape(char)
-
-
-def _read_class(pattern: bytes, at: int) -> tuple[set[int], int] | None:
-    """Read what stands behind a "[": the bytes that it matches, and where it ends. None: it is malformed."""
-    negated = pattern[at : at + 1] in (b"!", b"^")
-    at += negated
-    codes: set[int] = set()
-    previous, first, end = 0, True, len(pattern)
-    while first or at >= end or pattern[at] != 0x5D:
-        first = False
-        if at >= end:
-            return None
-        code = pattern[at]
-        if code == 0x5C:
-            at += 1
-            if at >= end:
-                return None
-            code = pattern[at]
-            codes.add(code)
-        elif code == 0x2D and previous and pattern[at + 1 : at + 2] not in (b"", b"]"):
-            at += 1
-            if pattern[at] == 0x5C:
-                at += 1
-                if at >= end:
-                    return None
-            codes.update(range(previous, pattern[at] + 1))
-            code = 0
-        elif code == 0x5B and pattern[at + 1 : at + 2] == b":":
-            close = pattern.find(b"]", at + 2)
-            if close < 0:
-                return None
-            if close - at < 3 or pattern[close - 1] != 0x3A:
-                codes.add(code)
-            else:
-                members = _CLASSES.get(pattern[at + 2 : close - 1])
-                if members is None:
-                    return None
-                codes.update(member[0] for member in _BYTES if members.match(member))
-                at, code = close, 0
-        else:
-            codes.add(code)
-        previous = code
-        at += 1
-    return set(range(256)) - codes if negated else codes, at + 1
 
 
 # -- filters

@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import overload
 
 from gitsmart.errors import RepositoryUnusable
-from gitsmart.repo.wildmatch import wildmatch
+from gitsmart.wildmatch import wildmatch
 
 __all__ = ["NO_SERVER_CONFIG", "ConfigFile", "GitConfig", "ServerConfig", "iter_entries", "parse"]
 

@@ -35,6 +35,7 @@ from gitsmart.service.checkout_text import CHECKOUT_ATTRIBUTES, LineEnds, check_
 from gitsmart.service.export_subst import CommitText, substitute
 from gitsmart.service.options import ServiceOptions, ServiceReport
 from gitsmart.service.packets import PktLineReader
+from gitsmart.wildmatch import LIMIT_BYTES, compile_pattern, is_literal
 from gitsmart.wire.archive_request import (
     FORMATS,
     ArchiveRefused,
@@ -48,7 +49,6 @@ from gitsmart.wire.gitattributes import (
     AttributeFile,
     Value,
     attributes_of,
-    compile_glob,
     parse,
 )
 from gitsmart.wire.pktline import FLUSH_PKT, pkt
@@ -75,7 +75,6 @@ _GITLINK: Final = 0o160000
 _REF_RULES: Final = (
     b"%b", b"refs/%b", b"refs/tags/%b", b"refs/heads/%b", b"refs/remotes/%b", b"refs/remotes/%b/HEAD"
 )  # fmt: skip
-_WILDCARDS: Final = re.compile(rb"[*?\[\\]")
 
 
 def upload_archive(repo: Repository, channel: Channel, *, options: ServiceOptions) -> ServiceReport:
@@ -527,13 +526,15 @@ class _Pathspec:
         if given.startswith(b"/"):
             raise ArchiveRefused(f"{_text(given)}: '{_text(given)}' is outside repository")
         self._path = b"/".join(parts)
-        self._glob = compile_glob(self._path) if _WILDCARDS.search(self._path) else None
+        self._glob = None if is_literal(self._path) else compile_pattern(self._path, pathname=False)
 
     def matches(self, path: bytes) -> bool:
         if not self._path or path.startswith(self._path + b"/"):
             return True
         name = path.removesuffix(b"/")
-        return name == self._path or (self._glob is not None and self._glob.fullmatch(name) is not None)
+        if name == self._path or self._glob is None or len(name) > LIMIT_BYTES:
+            return name == self._path
+        return self._glob.fullmatch(name) is not None
 
 
 def _canonical(mode: int) -> int:

@@ -7,16 +7,15 @@
     root file < those of folders below it, the nearest last < $GIT_DIR/info/attributes; the last line that
     fits wins
 
-gitattributes(5); git: attr.c, wildmatch.c. Time: a match is linear in pattern times path, whatever stars the
-pattern holds: each component's own pattern is compiled so that it never goes back, and `**` keeps one place
-to go back to.
+gitattributes(5); git: attr.c.
 """
 
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Final
+
+from gitsmart.wildmatch import wildmatch
 
 __all__ = [
     "BINARY_MACRO",
@@ -24,8 +23,6 @@ __all__ = [
     "AttributeFile",
     "Value",
     "attributes_of",
-    "compile_glob",
-    "matches",
     "parse",
 ]
 
@@ -43,7 +40,7 @@ _ESCAPES: Final = {
 
 @dataclass(frozen=True, slots=True)
 class _Rule:
-    components: tuple[bytes, ...]
+    pattern: bytes
     is_basename: bool  # no slash in it: looked for in the last component alone
     must_be_folder: bool
     attributes: tuple[tuple[bytes, Value], ...]
@@ -89,8 +86,7 @@ def parse(data: bytes, folder: bytes = b"", *, macros: bool = True) -> Attribute
         if must_be_folder:
             pattern = pattern[:-1]
         is_basename = b"/" not in pattern
-        components = (pattern,) if is_basename else tuple(pattern.removeprefix(b"/").split(b"/"))
-        rules.append(_Rule(components, is_basename, must_be_folder, states))
+        rules.append(_Rule(pattern.removeprefix(b"/"), is_basename, must_be_folder, states))
     return AttributeFile(folder, tuple(rules), tuple(found))
 
 
@@ -164,11 +160,11 @@ def attributes_of(
         if not name.startswith(file.folder):
             continue
         relative = name[len(file.folder) :]
+        basename = relative[relative.rfind(b"/") + 1 :]
         for rule in reversed(file.rules):
             if rule.must_be_folder and not is_folder:
                 continue
-            parts = (relative.rpartition(b"/")[2],) if rule.is_basename else tuple(relative.split(b"/"))
-            if matches(rule.components, parts, is_basename=rule.is_basename):
+            if wildmatch(rule.pattern, basename if rule.is_basename else relative):
                 _fill(rule.attributes, macros, found)
     return {attribute: value for attribute, value in found.items() if attribute in wanted}
 
@@ -186,123 +182,3 @@ def _fill(
             found[name] = value
             if value is True and name in macros:
                 todo += macros[name]
-
-
-# Patterns
-
-
-def matches(pattern: tuple[bytes, ...], path: tuple[bytes, ...], *, is_basename: bool = False) -> bool:
-    """Tell whether the components of a path fit those of a pattern; `**` stands for any number of them.
-
-    >>> matches((b"a", b"**", b"*.c"), (b"a", b"x", b"y", b"z.c"))
-    True
-    >>> matches((b"a", b"**"), (b"a",))
-    False
-    """
-    if is_basename:
-        return len(path) == 1 and compile_glob(pattern[0]).fullmatch(path[0]) is not None
-    at = in_path = 0
-    star: tuple[int, int] | None = None
-    while in_path < len(path):
-        if at < len(pattern) and pattern[at] == b"**":
-            if at == len(pattern) - 1:
-                return True  # one component or more
-            star = (at + 1, in_path)
-            at += 1
-        elif at < len(pattern) and compile_glob(pattern[at]).fullmatch(path[in_path]):
-            at += 1
-            in_path += 1
-        elif star is not None:
-            star = (star[0], star[1] + 1)
-            at, in_path = star
-        else:
-            return False
-    return at == len(pattern)
-
-
-@lru_cache(maxsize=4096)
-def compile_glob(pattern: bytes) -> "re.Pattern[bytes]":
-    """Compile one component: stars take as little as will do, and never more later (as fnmatch does)."""
-    fixed: list[bytes] = [b""]
-    at = 0
-    while at < len(pattern):
-        char = pattern[at : at + 1]
-        at += 1
-        if char == b"*":
-            if fixed[-1] or len(fixed) == 1:
-                fixed.append(b"")
-        elif char == b"?":
-            fixed[-1] += b"."
-        elif char == b"[":
-            bracket = _bracket(pattern, at)
-            if bracket is None:
-                return _NEVER
-            text, at = bracket
-            fixed[-1] += text
-        elif char == b"\\":
-            if at == len(pattern):
-                return _NEVER
-            fixed[-1] += re.escape(pattern[at : at + 1])
-            at += 1
-        else:
-            fixed[-1] += re.escape(char)
-    if len(fixed) == 1:
-        return re.compile(fixed[0], re.DOTALL)
-    *middle, last = fixed
-    text = middle[0] + b"".join(b"(?>.*?" + part + b")" for part in middle[1:]) + b".*" + last
-    return re.compile(text, re.DOTALL)
-
-
-_NEVER: Final = re.compile(rb"(?!)")
-_CLASSES: Final = {
-    b"alnum": rb"A-Za-z0-9", b"alpha": rb"A-Za-z", b"blank": rb" \t", b"cntrl": rb"\x00-\x1f\x7f",
-    b"digit": rb"0-9", b"graph": rb"!-~", b"lower": rb"a-z", b"print": rb" -~",
-    b"punct": rb"!-/:-@\[-`{-~", b"space": rb" \t-\r", b"upper": rb"A-Z", b"xdigit": rb"0-9A-Fa-f",
-}  # fmt: skip
-
-
-def _bracket(pattern: bytes, at: int) -> tuple[bytes, int] | None:
-    """Translate what is behind a "["; None when it has no end or an unknown class (git: wildmatch.c)."""
-    negated = pattern[at : at + 1] in (b"!", b"^")
-    at += negated
-    out = b""
-    first = True
-    previous: int | None = None
-    while True:
-        char = pattern[at : at + 1]
-        if not char:
-            return None
-        if char == b"]" and not first:
-            break
-        first = False
-        if char == b"[" and pattern[at + 1 : at + 2] == b":":
-            end = pattern.find(b":]", at + 2)
-            if end < 0 or pattern[at + 2 : end] not in _CLASSES:
-                return None
-            out += _CLASSES[pattern[at + 2 : end]]
-            at = end + 2
-            previous = None
-            continue
-        if char == b"-" and previous is not None and pattern[at + 1 : at + 2] not in (b"", b"]"):
-            at += 1
-            if pattern[at : at + 1] == b"\\":
-                at += 1
-                if at == len(pattern):
-                    return None
-            high = pattern[at]
-            if previous <= high:
-                out += b"\\x%02x-\\x%02x" % (previous, high)
-            previous = None
-            at += 1
-            continue
-        if char == b"\\":
-            at += 1
-            char = pattern[at : at + 1]
-            if not char:
-                return None
-        previous = char[0]
-        out += b"\\x%02x" % previous
-        at += 1
-    if not out:
-        return (b".", at + 1) if negated else (b"(?!)", at + 1)
-    return (b"[^%b]" if negated else b"[%b]") % out, at + 1

@@ -18,13 +18,14 @@ PACKAGE = ROOT / "gitsmart"
 MAY_IMPORT: dict[str, set[str]] = {
     "_version": set(),
     "errors": set(),
-    "wire": {"errors"},
-    "pack": {"errors"},
+    "wildmatch": set(),
+    "wire": {"errors", "wildmatch"},
+    "pack": {"errors", "wildmatch"},
     "access": {"errors"},
     "config": {"errors"},
     "telemetry": {"errors"},
-    "repo": {"errors", "pack"},
-    "service": {"errors", "wire", "pack", "repo", "access", "telemetry", "_version"},
+    "repo": {"errors", "wildmatch", "pack"},
+    "service": {"errors", "wildmatch", "wire", "pack", "repo", "access", "telemetry", "_version"},
     "workers": {"errors", "telemetry"},
     "httpd": {
         "errors",

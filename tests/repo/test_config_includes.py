@@ -7,14 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from gitsmart.errors import RepositoryUnusable
 from gitsmart.repo import gitconfig
 from gitsmart.repo.gitconfig import ServerConfig
 from gitsmart.repo.root import RepositoryRoot
-from gitsmart.repo.wildmatch import wildmatch
 
 
 @pytest.fixture
@@ -309,24 +306,3 @@ def test_patterns_match_what_git_s_match(path: Path, git: Any) -> None:
         theirs = {int(value or "") for name, value in gits(git, path) if name.startswith("hit.")}
         mine = {int(value or "") for name, value in ours(path) if name.startswith("hit.")}
         assert {patterns[n] for n in mine ^ theirs} == set(), url
-
-
-@given(st.text("ab/*?[]!-\\.:", max_size=30).map(str.encode), st.binary(max_size=30))
-def test_any_pattern_has_an_answer(pattern: bytes, text: bytes) -> None:
-    for ignore_case in (False, True):
-        wildmatch(pattern, text, ignore_case=ignore_case)
-
-
-def test_a_text_matches_itself_quoted() -> None:
-    for text in (b"a/b[c]*?\\", "grüße/ß".encode(), b"\xff/\xfe"):
-        quoted = b"".join(b"\\" + bytes([char]) for char in text)
-        assert wildmatch(quoted, text)
-        assert not wildmatch(quoted, text + b"x")
-
-
-def test_stars_cost_no_backtracking() -> None:
-    start = time.perf_counter()
-    assert not wildmatch(b"*a" * 200 + b"b", b"a" * 4000)
-    assert not wildmatch(b"**/" * 500 + b"b", b"a/" * 2000)
-    assert wildmatch(b"x" * 9000, b"x" * 9000) is False
-    assert time.perf_counter() - start < 5

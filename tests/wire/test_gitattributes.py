@@ -1,12 +1,9 @@
-"""Attribute files against C git's `git check-attr`, and patterns that must stay cheap."""
+"""Attribute files against C git's `git check-attr`."""
 
 import subprocess
-import time
 from pathlib import Path
 
-import pytest
-
-from gitsmart.wire.gitattributes import BINARY_MACRO, attributes_of, compile_glob, matches, parse
+from gitsmart.wire.gitattributes import BINARY_MACRO, attributes_of, parse
 
 PATTERNS = [
     "*", "*.c", "a", "/a", "a/", "a/b", "/a/b", "a/*", "a/**", "**/b", "a/**/c", "**", "a**c", "a*c",
@@ -95,27 +92,6 @@ def test_folders() -> None:
     assert attributes_of(b"dir/", (file,), wanted) == {}
     assert attributes_of(b"top/a/plain/", (file,), wanted) == {b"y": True}
     assert parse(b"[attr]m x\n", b"top/", macros=False).macros == ()
-
-
-@pytest.mark.parametrize(
-    "pattern",
-    [
-        "a*" * 900 + "b",
-        "**/" * 600 + "b",
-        "*a" * 900,
-        "[a]*" * 400 + "c",
-        "?*" * 900 + "b",
-        "**/a/" * 300 + "b",
-    ],
-    ids=lambda text: text[:8],
-)
-def test_no_pattern_is_slow(pattern: str) -> None:
-    began = time.monotonic()
-    for path in ("a" * 4000, "a/" * 2000 + "x"):
-        components = tuple(pattern.encode().split(b"/"))
-        matches(components, tuple(path.encode().split(b"/")), is_basename=False)
-        compile_glob(pattern.encode()).fullmatch(path.encode())
-    assert time.monotonic() - began < 2
 
 
 def test_garbage_is_left_out() -> None:
