@@ -3,10 +3,12 @@
 # make test-fast   the tests that need no server and no git beside each case: under a minute
 # make check       format, lint, types, the fast tests
 # make fix         format, and fix what the linter can
+# make native      compile the optional native module anew where its sources changed (make does so by itself)
+# make native-asan the native module's tests under AddressSanitizer and UBSan
 # make bench       measure beside stock Tornado and git-http-backend, or BENCH=one of benchmarks/
 #
 # All of them need python3 (3.11 or newer) with venv, and git; the rest is installed into .venv, and again only when
-# pyproject.toml changes.
+# pyproject.toml or the native module's sources change.
 
 PYTHON ?= python3
 VENV := .venv
@@ -16,7 +18,10 @@ JOBS ?= 2
 BENCH ?= chunked bench
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: serve test test-fast check fix bench static needs clean
+.PHONY: serve test test-fast check fix bench static native native-asan needs clean
+
+# What .venv is made from. A library made from other sources is refused when it is loaded.
+INSTALLED_FROM := pyproject.toml setup.py $(wildcard gitsmart/native/*.[ch]) gitsmart/native/build.py
 
 serve: $(VENV)/.installed
 	@mkdir -p repos
@@ -44,16 +49,22 @@ fix: $(VENV)/.installed-dev
 bench: $(VENV)/.installed-dev
 	@for name in $(BENCH); do echo "== $$name"; $(BIN)/python -m benchmarks.$$name $(ARGS) || exit 1; done
 
-clean:
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+native:
+	@$(PYTHON) gitsmart/native/build.py
 
-$(VENV)/.installed: pyproject.toml | needs
+native-asan: $(VENV)/.installed-dev
+	$(BIN)/python tests/native/sanitize.py
+
+clean:
+	rm -rf gitsmart/native/_native.so $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+$(VENV)/.installed: $(INSTALLED_FROM) | needs
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing gitsmart into $(VENV)"
 	@$(BIN)/python -m pip install -q -e '.[fast]'
 	@touch $@
 
-$(VENV)/.installed-dev: pyproject.toml | needs
+$(VENV)/.installed-dev: $(INSTALLED_FROM) | needs
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing gitsmart and what its tests need into $(VENV)"
 	@$(BIN)/python -m pip install -q -e '.[dev]'

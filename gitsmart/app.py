@@ -25,6 +25,7 @@ from tornado.routing import URLSpec
 from tornado.web import Application, RequestHandler
 
 from gitsmart import config as configuration
+from gitsmart import native
 from gitsmart.access.credentials import HtpasswdFile
 from gitsmart.access.rules import Anonymous
 from gitsmart.config import Config
@@ -174,6 +175,8 @@ async def serve(config: Config, *, announce: Callable[[str], None]) -> bool:
         for bound in sockets:
             bound.close()
         raise
+    if native.missing:
+        logger.info("without native module, slower: %s", native.missing)
     if swept:
         logger.info("removed what a killed server left", extra={"fields": {"things": swept}})
     idle_s = config.limits.idle_timeout_s

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from gitsmart import app, config
+from gitsmart import app, config, native
 from gitsmart._version import __version__
 from gitsmart.errors import ConfigError, GitsmartError
 from gitsmart.repo.root import RepositoryRoot
@@ -37,7 +37,9 @@ _OPTIONS = {
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser; every flag of `serve` has an option in the config file with the same meaning."""
     parser = argparse.ArgumentParser(prog="gitsmart", description="A smart-HTTP git server.")
-    parser.add_argument("--version", action="version", version=f"gitsmart {__version__}")
+    parser.add_argument(
+        "--version", action="version", version=f"gitsmart {__version__} ({native.describe()})"
+    )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     serve = commands.add_parser("serve", help="serve the repositories below ROOT")

@@ -4,6 +4,7 @@
     make_repo    a small repository with a history like a real one's
     serve        start a server process over a root; stopped and checked when the test ends
     server       one server for all tests of a module (no authentication, anonymous may push)
+    native       runs a test with and without the native module
     hosted       a repository of its own below `server`'s root; checked when the test ends
 
 `--server git` runs the same tests against C git's http-backend: that validates the tests, not us.
@@ -28,6 +29,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+
+from gitsmart import native as native_module
 
 PROJECT = Path(__file__).parents[1]
 HTTP_BACKEND = PROJECT / "tests" / "interop" / "http_backend.py"
@@ -625,6 +628,15 @@ _SLOW_FOLDERS = frozenset(
     Path(__file__).with_name(name)
     for name in ("conformance", "faults", "httpd", "interop", "repo", "service")
 )
+
+
+@pytest.fixture(params=[True, False], ids=["native", "python"])
+def native(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Run a test twice: with the native module, where there is one, and without. Tells which."""
+    if request.param and not native_module.available:
+        pytest.skip(f"no native module: {native_module.missing}")
+    monkeypatch.setattr(native_module, "available", request.param)
+    return bool(request.param)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gitsmart import __version__, app, cli, config
+from gitsmart import __version__, app, cli, config, native
 from gitsmart.telemetry import log
 
 
@@ -150,7 +150,7 @@ def test_wrong_usage(tmp_path: Path, arguments: list[str]) -> None:
 
 
 def test_version(tmp_path: Path) -> None:
-    assert run("--version", cwd=tmp_path).stdout == f"gitsmart {__version__}\n"
+    assert run("--version", cwd=tmp_path).stdout == f"gitsmart {__version__} ({native.describe()})\n"
 
 
 def test_every_flag_sets_its_option(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,11 +12,13 @@ import importlib
 from collections.abc import Callable, Iterator
 from typing import Final
 
+from gitsmart import native
 from gitsmart.errors import LimitExceeded, PackError
+from gitsmart.native import delta as native_delta
 
-_native: "Callable[[bytes, bytes], list[bytes]] | None" = None
+_dulwich: "Callable[[bytes, bytes], list[bytes]] | None" = None
 try:
-    _native = importlib.import_module("dulwich._pack").apply_delta  # it has no type stubs
+    _dulwich = importlib.import_module("dulwich._pack").apply_delta  # it has no type stubs
 except ImportError:  # dulwich without its Rust extension
     pass
 
@@ -111,15 +113,23 @@ def apply_delta(base: bytes, delta: bytes, *, limit_bytes: int | None = None) ->
         raise PackError("failed to apply delta: base is of another size")
     if limit_bytes is not None and result_size > limit_bytes:
         raise LimitExceeded(f"delta result of {result_size} bytes exceeds the limit of {limit_bytes}")
-    if _native is not None:
-        if result_size > _BELIEVED:
-            total = 0
-            for _, _, size in iter_instructions(delta, pos):
-                total += size
-            if total != result_size:
-                raise PackError("failed to apply delta: result is of another size")
+    if native.available:
+        if result_size > _BELIEVED and native_delta.total(delta, pos) != result_size:
+            raise PackError("failed to apply delta: result is of another size")
+        made = native_delta.apply(base, delta, pos, result_size)
+        if made is None:
+            raise PackError("failed to apply delta: malformed, or out of bounds")
+        return made
+    if _dulwich is not None:
+        # Before it takes memory. Besides, dulwich overlooks a last copy from beyond the base, which git
+        # refuses: served to git, such an object could not be cloned.
+        total = 0
+        for _, _, size in iter_instructions(delta, pos):
+            total += size
+        if total != result_size:
+            raise PackError("failed to apply delta: result is of another size")
         try:
-            (result,) = _native(base, delta)
+            (result,) = _dulwich(base, delta)
         except MemoryError:
             raise
         except Exception as error:

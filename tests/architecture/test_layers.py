@@ -18,9 +18,10 @@ PACKAGE = ROOT / "gitsmart"
 MAY_IMPORT: dict[str, set[str]] = {
     "_version": set(),
     "errors": set(),
+    "native": set(),
     "wildmatch": set(),
     "wire": {"errors", "wildmatch"},
-    "pack": {"errors", "wildmatch"},
+    "pack": {"errors", "native", "wildmatch"},
     "access": {"errors"},
     "config": {"errors"},
     "telemetry": {"errors"},
@@ -40,7 +41,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "_version",
     },
     "app": {"*"},
-    "cli": {"app", "config", "errors", "repo", "_version"},
+    "cli": {"app", "config", "errors", "native", "repo", "_version"},
     "__main__": {"cli"},
     "__init__": {"_version", "app", "config", "httpd"},
 }
@@ -54,9 +55,9 @@ CONFINED: dict[str, set[str]] = {
     "threading": {"workers", "pack", "telemetry", "repo"},
     "dulwich": {"pack", "repo", "service.dulwich_front"},
     "pygit2": {"pack"},
-    "ctypes": {"pack"},
+    "ctypes": {"pack", "native"},
     "isal": {"pack", "wire.content"},
-    "subprocess": {"service.hooks"},
+    "subprocess": {"service.hooks", "native.build"},
     "argparse": {"cli"},
     "msgspec": {"config"},
     "bcrypt": {"access"},
@@ -139,7 +140,9 @@ def test_imports_point_down(path: Path) -> None:
         if part == "wire" and head != "gitsmart":
             assert head in WIRE_STDLIB, f"{where}: wire does no I/O and knows no clock, thread or logger"
         if name.startswith("os.environ") or name == "os.getenv":
-            assert part in {"cli", "config", "app"}, f"{where}: the environment is read by cli, config, app"
+            assert part in {"cli", "config", "app", "native"}, (
+                f"{where}: the environment is for cli, config, app"
+            )
 
 
 def test_packages_nest_one_level() -> None:

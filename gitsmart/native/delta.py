@@ -1,0 +1,44 @@
+"""delta.c: applying deltas."""
+
+from ctypes import c_char_p, c_int32, c_int64, c_size_t
+from typing import Final
+
+from gitsmart.native import Function, function, new_bytes
+
+__all__ = ["apply", "total"]
+
+# Results of fewer bytes are copied in less time than it takes to get the interpreter back.
+_SHORT: Final = 1 << 17
+
+_TOTAL = ("gs_delta_total", c_int64, c_char_p, c_size_t, c_size_t)
+_APPLY = (
+    "gs_apply_delta",
+    c_int32,
+    c_char_p,
+    c_size_t,
+    c_char_p,
+    c_size_t,
+    c_size_t,
+    c_char_p,
+    c_size_t,
+)
+_total: Function = function(*_TOTAL)
+_apply: Function = function(*_APPLY)
+_apply_long: Function = function(*_APPLY, long=True)
+
+
+def total(delta: bytes, pos: int) -> int:
+    """Return how many bytes the instructions from `pos` on would make, -1 when they are malformed."""
+    return int(_total(delta, len(delta), pos))
+
+
+def apply(base: bytes, delta: bytes, pos: int, result_size: int) -> bytes | None:
+    """Build the `result_size` bytes that the instructions from `pos` on make of `base`; None when they don't.
+
+    The memory for the result is taken at once.
+    """
+    result = new_bytes(result_size)
+    run = _apply if result_size < _SHORT else _apply_long
+    if run(base, len(base), delta, len(delta), pos, result, result_size):
+        return None
+    return result
