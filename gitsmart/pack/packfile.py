@@ -175,6 +175,8 @@ class PackFile:
             raise PackError(f"a pack has version {version}")
         self.end = len(self.data) - raw_len
         """Where the trailing checksum starts."""
+        self.checksum = bytes(self.data[self.end :])
+        """The trailing checksum: of all entries, and names the file."""
         self._read_index(index)
         self._lock = threading.Lock()
         self._by_offset: tuple[array[int], array[int]] | None = None
@@ -220,6 +222,16 @@ class PackFile:
         # Names are hashes, so their places are known by proportion. A bucket of n strays by sqrt(n)/2 at
         # most.
         self._stray = 8 + 2 * isqrt(max(map(int.__sub__, islice(fan, 1, None), fan)))
+
+    def index_tables(self) -> tuple[memoryview, memoryview, memoryview, tuple[int, ...], bool]:
+        """Return the index as it is stored: names, 4-byte offsets, 8-byte offsets, the fan-out with a 0 in
+        front, and whether it is of version 2."""
+        return self._names, self._offsets, self._large, self._fan, self._v2
+
+    def reverse_index(self) -> memoryview | None:
+        """Return the .rev file's table, nothing in it checked; None when there is none that fits."""
+        with self._lock:
+            return self._reverse()
 
     # -- raw oid -> offset
 
