@@ -10,6 +10,7 @@ import argparse
 import re
 import subprocess
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from gitsmart.repo.root import RepositoryRoot
@@ -31,6 +32,9 @@ class Sink:
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         self.sent += len(data)
+
+    def write_all(self, parts: Sequence[bytes | memoryview]) -> None:
+        self.sent += sum(map(len, parts))
 
     def flush(self) -> None: ...
     def check(self) -> None: ...

@@ -35,6 +35,7 @@ from gitsmart.httpd.handler import NotFound, Site
 from gitsmart.httpd.routes import GIT_ROUTES, SERVER_ROUTES, rules
 from gitsmart.pack.indexer import IngestLimits
 from gitsmart.pack.objectid import require_collision_detection
+from gitsmart.pack.packcache import PackCache
 from gitsmart.repo.gitconfig import ServerConfig
 from gitsmart.repo.ref_view import namespace_prefix
 from gitsmart.repo.root import RepositoryRoot
@@ -48,6 +49,9 @@ logger = logging.getLogger(__name__)
 
 HOOK_ENVIRON = ("HOME", "LANG", "LC_ALL", "LC_CTYPE", "LOGNAME", "PATH", "SHELL", "TMPDIR", "TZ", "USER")
 """What hooks get of the server's own environment. Nothing else: it may hold secrets, or GIT_ variables."""
+
+CACHE_DIRECTORY = ".gitsmart-cache"
+"""Where the clone cache is, in the root, unless `cache.directory` says otherwise."""
 
 CUT_OFF_S = 1.0
 """How long requests that were cut off have to clean up. A client that leaves frees everything within a
@@ -134,11 +138,20 @@ def _make_site(config: Config, *, loopback: bool) -> Site:
             detect_collisions=config.push.detect_collisions,
             hook_timeout_s=config.push.hook_timeout_s,
             hook_environ={name: os.environ[name] for name in HOOK_ENVIRON if name in os.environ},
+            pack_cache=_pack_cache(config),
         ),
         anonymous=config.anonymous(loopback=loopback),
         htpasswd=HtpasswdFile(Path(config.access.htpasswd)) if config.access.htpasswd else None,
         trusted_proxies=config.networks(),
     )
+
+
+def _pack_cache(config: Config) -> PackCache | None:
+    cache = config.cache
+    if not cache.bytes:
+        return None
+    directory = Path(cache.directory or os.path.join(config.server.root, CACHE_DIRECTORY))
+    return PackCache.at(directory, limit_bytes=cache.bytes, repository_bytes=cache.repository_bytes)
 
 
 def _application(site: Site) -> Application:
@@ -206,6 +219,8 @@ def _prepare(site: Site) -> tuple[int, str | None]:
     """Sweep the root, and find a repository to name; blocking."""
     if site.options.detect_collisions:
         require_collision_detection()
+    if site.options.pack_cache is not None:
+        site.options.pack_cache.sweep()
     return site.root.sweep(), next(site.root.names(), None)
 
 

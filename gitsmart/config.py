@@ -19,7 +19,19 @@ from msgspec import Meta
 
 from gitsmart.errors import ConfigError
 
-__all__ = ["Access", "Config", "Git", "Http", "Limits", "Network", "Push", "Server", "load", "options"]
+__all__ = [
+    "Access",
+    "Cache",
+    "Config",
+    "Git",
+    "Http",
+    "Limits",
+    "Network",
+    "Push",
+    "Server",
+    "load",
+    "options",
+]
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -107,6 +119,14 @@ class Push(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     hook_timeout_s: PositiveSeconds = 600.0
 
 
+class Cache(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[cache]: packs that are kept for those who ask for the same."""
+
+    bytes: CountOrNone = 2 << 30
+    repository_bytes: Count = 1 << 30
+    directory: OptionalPath = ""
+
+
 class Git(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """[git]: git config for all repositories, and what of it they can't change."""
 
@@ -121,6 +141,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     http: Http = Http()
     limits: Limits = Limits()
     push: Push = Push()
+    cache: Cache = Cache()
     git: Git = Git()
     git_config: tuple[tuple[str, str], ...] = ()
     """The names and values of [git], in order; a name may come several times."""
@@ -144,12 +165,15 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         return "write" if loopback and not self.can_authenticate() else "read"
 
 
-_SECTIONS: dict[str, type[Server] | type[Http] | type[Access] | type[Limits] | type[Push] | type[Git]] = {
+_SECTIONS: dict[
+    str, type[Server] | type[Http] | type[Access] | type[Limits] | type[Push] | type[Cache] | type[Git]
+] = {
     "server": Server,
     "access": Access,
     "http": Http,
     "limits": Limits,
     "push": Push,
+    "cache": Cache,
     "git": Git,
 }
 
@@ -193,6 +217,7 @@ def load(path: Path | None = None, flags: Mapping[str, tuple[str, object]] | Non
         http=Http(**values["http"]),  # type: ignore[arg-type]
         limits=Limits(**values["limits"]),  # type: ignore[arg-type]
         push=Push(**values["push"]),  # type: ignore[arg-type]
+        cache=Cache(**values["cache"]),  # type: ignore[arg-type]
         git=Git(**values["git"]),  # type: ignore[arg-type]
         git_config=tuple(git_config),
     )

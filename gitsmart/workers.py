@@ -30,7 +30,7 @@ import asyncio
 import threading
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Final, Protocol, TypeVar
 
@@ -399,6 +399,25 @@ class WorkerChannel:
         pipe.put(data)
         if pipe.size >= GATHER_BYTES:
             x._wake()
+
+    def write_all(self, parts: Sequence[bytes | memoryview]) -> None:
+        """Queue `parts`, one behind the other, as `write` does; no keepalive lands between two of them."""
+        x = self._x
+        gathered: list[bytes | memoryview] = []
+        size = 0
+        try:
+            for part in parts:
+                if gathered and size + len(part) > GATHER_BYTES:
+                    with x._lock:
+                        x._splitting = True
+                        self._put(b"".join(gathered))
+                    gathered.clear()
+                    size = 0
+                gathered.append(part)
+                size += len(part)
+            self.write(b"".join(gathered))
+        finally:
+            x._splitting = False
 
     def flush(self) -> None:
         """Let all that was written cross now, however little it is."""

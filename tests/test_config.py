@@ -41,11 +41,13 @@ def test_file_is_read_and_flags_win(write: Writer) -> None:
         pytest.param("[server]\nprot = 1\n", ["'server.prot'", "host", "port"], id="unknown key"),
         pytest.param(
             "[servre]\nport = 1\n",
-            ["'servre'", "access, git, http, limits, push, server"],
+            ["'servre'", "access, cache, git, http, limits, push, server"],
             id="unknown section",
         ),
         pytest.param(
-            "port = 1\n", ["'port'", "access, git, http, limits, push, server"], id="key outside a section"
+            "port = 1\n",
+            ["'port'", "access, cache, git, http, limits, push, server"],
+            id="key outside a section",
         ),
         pytest.param("server = 1\n", ["'server'", "[server]"], id="section is a value"),
         pytest.param("[server]\nport = 65536\n", ["server.port", "65536", "0 (any free port)"], id="range"),

@@ -38,7 +38,7 @@ from gitsmart.pack.delta import apply_delta, delta_sizes
 from gitsmart.pack.inflate import InflateError, decompressobj, inflate
 from gitsmart.pack.objects import ObjectFormat
 
-__all__ = ["OFS_DELTA", "REF_DELTA", "BaseCache", "PackFile", "map_file"]
+__all__ = ["OFS_DELTA", "REF_DELTA", "BaseCache", "PackFile", "map_fd", "map_file"]
 
 OFS_DELTA, REF_DELTA = 6, 7
 
@@ -74,12 +74,20 @@ def map_file(path: str | Path) -> memoryview:
     """
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        size = os.fstat(fd).st_size
-        if size < _READ_BELOW_BYTES:
-            return memoryview(os.pread(fd, size, 0))
-        address = _libc.mmap(None, size, mmap.PROT_READ, mmap.MAP_PRIVATE, fd, 0)
+        return map_fd(fd, os.fstat(fd).st_size)
     finally:
         os.close(fd)
+
+
+def map_fd(fd: int, size: int) -> memoryview:
+    """Return the first `size` bytes of an open file, as `map_file` does; `fd` isn't needed any more.
+
+    Raises:
+        OSError: it can't be read.
+    """
+    if size < _READ_BELOW_BYTES:
+        return memoryview(os.pread(fd, size, 0))
+    address = _libc.mmap(None, size, mmap.PROT_READ, mmap.MAP_PRIVATE, fd, 0)
     if address is None or address == _MAP_FAILED:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))

@@ -116,6 +116,8 @@ class Repository:
         self._own_config = self._config_file.read_own()
         self.format = object_format_of(self._own_config)
         self.objects = ObjectStore(git_dir / "objects", self.format)
+        stat = os.stat(git_dir / "objects")
+        self._identity = b"%d:%d:%b" % (stat.st_dev, stat.st_ino, os.path.realpath(os.fsencode(git_dir)))
         self.ref_store = RefStore(os.fsencode(git_dir), self.format, self.objects)
         self._lenders: dict[Path, Repository] = {}  # repositories whose objects are borrowed; a few
         self.namespace = ""
@@ -125,6 +127,11 @@ class Repository:
         self._reachabilities: dict[tuple[bytes, bool], Reachability] = {}
         self._hidden: dict[Section, tuple[GitConfig, HiddenRefs]] = {}
         self._shown: dict[tuple[bytes, Section], tuple[tuple[Ref, ...], RefView, tuple[Ref, ...]]] = {}
+
+    @property
+    def identity(self) -> bytes:
+        """What tells this repository from others, in caches: where its objects are. No two have the same."""
+        return self._identity
 
     def is_current(self) -> bool:
         """Whether what makes the repository what it is is what this handle was opened with.

@@ -6,7 +6,7 @@ A service runs in a worker, blocks freely, and meets its peer only here. `worker
 HTTP request; tests make one from two byte strings.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from gitsmart.wire.content import ContentDecoder, GzipEncoder
@@ -37,6 +37,13 @@ class Channel(Protocol):
         """
         ...
 
+    def write_all(self, parts: Sequence[bytes | memoryview]) -> None:
+        """Send much at once: whole pkt-lines in parts, or no pkt-lines at all. Best 1 MiB and more.
+
+        The parts are not copied, where the transport can do without. Waits as `write`, and raises as it does.
+        """
+        ...
+
     def flush(self) -> None:
         """Hand all that was written to the network now: before a phase that may be silent for a while."""
         ...
@@ -59,6 +66,7 @@ class DecodedChannel:
         self._ready = b""
         self._ended = False
         self.write = inner.write
+        self.write_all = inner.write_all
         self.flush = inner.flush
         self.check = inner.check
         self.keepalive = inner.keepalive
@@ -91,6 +99,7 @@ class PeekedChannel:
             self.head += data
         self._waiting = self.head
         self.write = inner.write
+        self.write_all = inner.write_all
         self.flush = inner.flush
         self.check = inner.check
         self.keepalive = inner.keepalive
@@ -134,6 +143,11 @@ class GzippedChannel:
         coded = self._encoder.encode(data)
         if coded:
             self._inner.write(coded)
+
+    def write_all(self, parts: Sequence[bytes | memoryview]) -> None:
+        """See `Channel.write_all`."""
+        for part in parts:
+            self.write(part)
 
     def flush(self) -> None:
         """Nothing: what was written crosses when there is enough, or at the end."""

@@ -97,6 +97,11 @@ class ProtocolChannel:
         if len(self._gathered) >= _GATHER_BYTES:
             self.flush()
 
+    def write_all(self, parts: Sequence[bytes | memoryview]) -> None:
+        """See `Channel.write_all`."""
+        for part in parts:
+            self.write(part)
+
     def flush(self) -> None:
         """See `Channel.flush`."""
         if not self._gathered:
@@ -289,6 +294,7 @@ class _OnePush:
         self._pack = _PackEnd(repo.format.raw_len)
         self._is_ended = False
         self.write = inner.write
+        self.write_all = inner.write_all
         self.flush = inner.flush
         self.check = inner.check
         self.keepalive = inner.keepalive

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 
 from gitsmart._version import __version__
 from gitsmart.pack.indexer import IngestLimits
+from gitsmart.pack.packcache import PackCache
 
 __all__ = ["ServiceOptions", "ServiceReport"]
 
@@ -37,6 +38,8 @@ class ServiceOptions:
     """Silence after which a keepalive packet goes out, 0: never (git: uploadpack.keepAlive)."""
     progress_interval_s: float = 0.5
     """Least time between two updates of one progress line."""
+    pack_cache: PackCache | None = None
+    """Where packs are shared and kept; None: each fetch makes its own."""
     fetch_lines: int = 1_000_000
     """Most lines in one fetch request: wants, haves, shallows together."""
     fetch_bytes: int = 128 << 20

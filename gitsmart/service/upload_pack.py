@@ -18,7 +18,7 @@ Which objects may be asked for is said in wants.py, what filters leave out in fi
 
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 
 from gitsmart.errors import (
@@ -29,10 +29,12 @@ from gitsmart.errors import (
     PackError,
     ProtocolError,
 )
+from gitsmart.pack.cachefile import Base
 from gitsmart.pack.filters import ObjectFilter
 from gitsmart.pack.objects import COMMIT, TAG, to_hex, to_raw
+from gitsmart.pack.packcache import PackStream
 from gitsmart.pack.select import Selection, reaches_common, select_objects
-from gitsmart.pack.writer import PackStats, write_pack
+from gitsmart.pack.writer import PackStats
 from gitsmart.repo.repository import Repository
 from gitsmart.service.advertise import write_advertisement
 from gitsmart.service.bundle_uri import bundle_uri
@@ -42,6 +44,7 @@ from gitsmart.service.filtering import build_filter, read_filter_policy
 from gitsmart.service.ls_refs import ls_refs
 from gitsmart.service.object_info import object_info
 from gitsmart.service.options import ServiceOptions, ServiceReport
+from gitsmart.service.pack_plan import PackPlan, write_selection
 from gitsmart.service.packets import PktLineReader
 from gitsmart.service.shallow import ShallowPlan, known_shallow, plan_shallow
 from gitsmart.service.wants import Wants, not_our_ref, read_want_policy
@@ -72,6 +75,12 @@ _REF_RULES = (
 )
 
 _KEEPALIVE_2_PKT = b"0005\x02"  # gitprotocol-v2, "sideband-all": before the pack, where band 1 has lines
+_LOOK_S = 0.25
+"""While a pack is made elsewhere: between two looks whether the client is still there."""
+_STREAM_BYTES = 8 << 20
+"""Most that is handed to the network at once. Pulled out of the air: some milliseconds of copying."""
+_DIRECT_BYTES = 256 << 10
+"""Smaller pieces are gathered into packets instead."""
 _ABORT = "aborting due to possible repository corruption on the remote side."
 
 
@@ -491,25 +500,30 @@ class _UploadPack:
         wants: list[bytes],
         keep: ObjectFilter | None,
         common: list[bytes],
-        plan: ShallowPlan,
+        shallow: ShallowPlan,
     ) -> None:
         """Send the pack, in side-band packets and their flush-pkt unless the client can't read those."""
+        plan = self._plan_pack(request, wants, keep, common, shallow)
         if not request.side_band_limit:
-            selection = self._select(request, wants, keep, common, plan, self._tick)
-            self._is_in_bare_pack = True
-            self._write_pack(request, selection, common, self._channel.write)
+            self._send_bare_pack(plan)
             return
         band = SideBandWriter(self._channel.write, request.side_band_limit)
         self._keepalive(KEEPALIVE_PKT)
         try:
             progress = _Progress(self._channel, band, self._options, is_shown=not request.no_progress)
-            selection = self._select(request, wants, keep, common, plan, progress.enumerating)
-            if request.uri_protocols:
-                self._leave_out(request, selection)
-            progress.enumerated(len(selection.objects))
-            stats = self._write_pack(request, selection, common, band.data)
-            band.flush()
-            progress.total(stats)
+            stream = self._open_stream(plan)
+            if stream is not None:
+                with stream:
+                    self._send_stream(stream, band, progress)
+                    self._note_sent(plan, stream.count or 0, is_hit=stream.is_hit)
+            else:
+                selection = plan.select(common, progress.enumerating)
+                if request.uri_protocols:
+                    self._leave_out(request, selection)
+                progress.enumerated(len(selection))
+                stats = self._write_pack(plan, selection, band.data)
+                band.flush()
+                progress.total(stats)
         except Disconnected:
             raise
         except Exception as error:
@@ -529,33 +543,121 @@ class _UploadPack:
         self._channel.keepalive(b"", 0)
         band.finish()
 
-    def _select(
+    def _plan_pack(
         self,
         request: FetchRequest,
         wants: list[bytes],
         keep: ObjectFilter | None,
         common: list[bytes],
-        plan: ShallowPlan,
-        tick: Callable[[int], None],
-    ) -> Selection:
-        selection = select_objects(
-            self._store,
-            wants=[*wants, *plan.extra_wants],
-            haves=common,
-            boundary=plan.boundary,
-            client_shallow=plan.client_shallow,
-            extra_uninteresting=plan.extra_uninteresting,
-            keep=keep,
-            note=None if keep is None else self._note_reached(wants),
-            tick=tick,
-        )
+        shallow: ShallowPlan,
+    ) -> PackPlan:
+        all_wants = (*wants, *shallow.extra_wants)
+        tags: dict[bytes, bytes] = {}
         if request.include_tag:
-            # Annotated tags of what is sent go along (gitprotocol-capabilities, "include-tag").
             for ref in self._repo.shown_refs("uploadpack").refs:
-                if ref.peeled is not None and to_raw(ref.peeled) in selection.objects:
-                    for raw_oid in self._store.peel(to_raw(ref.oid))[0]:
+                if ref.peeled is not None:
+                    tags[to_raw(ref.oid)] = to_raw(ref.peeled)
+
+        def select(
+            haves: Collection[bytes], tick: Callable[[int], None], base: Base | None = None
+        ) -> Selection:
+            selection = select_objects(
+                self._store,
+                wants=all_wants,
+                haves=haves,
+                boundary=shallow.boundary,
+                client_shallow=shallow.client_shallow,
+                extra_uninteresting=shallow.extra_uninteresting,
+                keep=keep,
+                note=None if keep is None else self._note_reached(wants),
+                tick=tick,
+            )
+            # Annotated tags of what is sent go along (gitprotocol-capabilities, "include-tag").
+            for tag, peeled in tags.items():
+                if peeled in selection or (base is not None and base.contains(peeled)):
+                    for raw_oid in self._store.peel(tag)[0]:
                         selection.objects.setdefault(raw_oid, TAG)
-        return selection
+            return selection
+
+        return PackPlan(
+            repo=self._repo,
+            request=request,
+            wants=all_wants,
+            common=tuple(common),
+            shallow=shallow,
+            tags=frozenset(tags),
+            select=select,
+        )
+
+    def _open_stream(self, plan: PackPlan) -> PackStream | None:
+        """Have the pack from the cache, or through it; None where there is none, or it is no use."""
+        cache = self._options.pack_cache
+        if cache is None or not plan.is_cacheable:
+            return None
+        return cache.open(plan.key(), plan.make, packs=self._store.packs, shared=plan.is_shared)
+
+    def _send_bare_pack(self, plan: PackPlan) -> None:
+        stream = self._open_stream(plan)
+        if stream is None:
+            selection = plan.select(plan.common, self._tick)
+            self._is_in_bare_pack = True
+            self._write_pack(plan, selection, self._channel.write)
+            return
+        with stream:
+            while not stream.wait_begun(_LOOK_S):
+                self._channel.check()
+            self._is_in_bare_pack = True
+            while (data := stream.read(_STREAM_BYTES, _LOOK_S)) is None or data:
+                if data is None:
+                    self._channel.check()
+                else:
+                    self._channel.write_all([data])
+            self._note_sent(plan, stream.count or 0, is_hit=stream.is_hit)
+
+    def _send_stream(self, stream: PackStream, band: SideBandWriter, progress: "_Progress") -> None:
+        """Send a pack as it comes from the cache."""
+        while not stream.wait_begun(min(_LOOK_S, self._options.progress_interval_s or _LOOK_S)):
+            progress.enumerating(stream.found)
+        count = stream.count or 0
+        progress.enumerated(count)
+        self._channel.flush()
+        while True:
+            data = stream.read(_STREAM_BYTES, 0)
+            if data is None:
+                band.flush()  # nobody knows how long it will take
+                self._channel.flush()
+                data = stream.read(_STREAM_BYTES, _LOOK_S)
+            if data is None:
+                self._channel.check()
+            elif not data:
+                break
+            elif len(data) >= _DIRECT_BYTES:
+                band.flush()
+                self._channel.write_all(band.frame(data))
+            else:
+                band.data(data)
+        band.flush()
+        if stream.stats is not None:
+            progress.total(PackStats(*stream.stats))
+
+    def _write_pack(
+        self,
+        plan: PackPlan,
+        selection: Selection,
+        write: Callable[[bytes | bytearray | memoryview], None],
+    ) -> PackStats:
+        thin = plan.request.thin_pack
+        stats = write_selection(self._store, selection, write, plan.request, self._tick, thin=thin)
+        self._note_sent(plan, stats.objects)
+        return stats
+
+    def _note_sent(self, plan: PackPlan, objects: int, *, is_hit: bool = False) -> None:
+        self._report.objects += objects
+        self._report.note = "fetch" if plan.common else "clone"
+        if plan.request.depth:
+            self._report.note += f", depth {plan.request.depth}"
+        if is_hit:
+            self._report.note += ", cached"
 
     def _note_reached(self, wants: list[bytes]) -> Callable[[dict[bytes, int]], None]:
         """A client that leaves something out now comes for it later: spare it the proof that it may."""
@@ -565,27 +667,6 @@ class _UploadPack:
                 self._wants.note(wants, objects)
 
         return note
-
-    def _write_pack(
-        self,
-        request: FetchRequest,
-        selection: Selection,
-        common: list[bytes],
-        write: Callable[[bytes | bytearray | memoryview], None],
-    ) -> PackStats:
-        stats = write_pack(
-            self._store,
-            selection,
-            write,
-            thin=request.thin_pack,
-            ofs_delta=request.ofs_delta,
-            tick=self._tick,
-        )
-        self._report.objects += stats.objects
-        self._report.note = "fetch" if common else "clone"
-        if request.depth:
-            self._report.note += f", depth {request.depth}"
-        return stats
 
 
 class _Progress:

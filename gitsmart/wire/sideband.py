@@ -51,6 +51,22 @@ class SideBandWriter:
             if self._used == self._limit:
                 self.flush()
 
+    def frame(self, data: bytes | memoryview) -> list[bytes | memoryview]:
+        """Return `data` on band 1 as pkt-lines in parts, headers and views of it by turns: nothing is copied.
+
+        It isn't sent, and what `data` got before is to be flushed before it is.
+        """
+        room = self._limit - _HEADER
+        view = memoryview(data)
+        whole = len(view) - len(view) % room
+        head = b"%04x\x01" % self._limit
+        parts: list[bytes | memoryview] = []
+        for pos in range(0, whole, room):
+            parts += (head, view[pos : pos + room])
+        if whole < len(view):
+            parts += (b"%04x\x01" % (len(view) - whole + _HEADER), view[whole:])
+        return parts
+
     def flush(self) -> None:
         """Send the data that fills no packet yet."""
         if self._used == _HEADER:

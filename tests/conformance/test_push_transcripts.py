@@ -13,6 +13,7 @@ where the second value is True, against `git receive-pack --stateless-rpc` too, 
 import os
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,9 @@ class BytesChannel:
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         self.response += data
+
+    def write_all(self, parts: Sequence[bytes | memoryview]) -> None:
+        self.write(b"".join(parts))
 
     def flush(self) -> None: ...
     def check(self) -> None: ...

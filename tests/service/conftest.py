@@ -3,7 +3,7 @@
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -56,6 +56,9 @@ class BytesChannel:
             self._fail_write(len(self.response))
         self.writes.append(bytes(data))
         self.response += data
+
+    def write_all(self, parts: Sequence[bytes | memoryview]) -> None:
+        self.write(b"".join(parts))
 
     def flush(self) -> None:
         self.flushes += 1

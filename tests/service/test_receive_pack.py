@@ -64,6 +64,9 @@ class Channel:
         self.early = self.early or bool(self.left)
         self.response += data
 
+    def write_all(self, parts: Sequence[bytes | memoryview]) -> None:
+        self.write(b"".join(parts))
+
     def flush(self) -> None:
         pass
 
