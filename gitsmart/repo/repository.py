@@ -38,6 +38,7 @@ from gitsmart.repo.refs import Ref, RefSnapshot, RefState, RefStore
 from gitsmart.repo.shallow_file import read_shallow
 from gitsmart.repo.shown_tips import ShownTips
 from gitsmart.repo.worktrees import checked_out
+from gitsmart.wildmatch import is_literal, wildmatch
 
 __all__ = ["HookCommand", "Repository"]
 
@@ -262,9 +263,10 @@ class Repository:
     def alternate_tips(self) -> list[bytes]:
         """Return the hex oids of the refs of the repositories that objects are borrowed from, each once.
 
-        What they reach is here without being sent. With `core.alternateRefsPrefixes` only refs that are one
-        of these, or below it, count. `core.alternateRefsCommand` is not run: where it is set there are none,
-        since it says that the refs themselves are not to be used (git: odb.c read_alternate_refs()).
+        What they reach is here without being sent. With `core.alternateRefsPrefixes` only refs that one of
+        these patterns matches count, as `git for-each-ref` has them: a whole name, or folders of it, or
+        wildcards. Where `core.alternateRefsCommand` is set there are none: it says that the refs themselves
+        are not to be used (git: odb.c read_alternate_refs()); see `alternate_refs_commands`.
 
         A repository that can't be read has none. One listing of its refs each; no more than a stat for each
         folder of refs where nothing changed.
@@ -273,14 +275,44 @@ class Repository:
         if not directories or "core.alternateRefsCommand" in self.config:
             return []
         setting = self.config.get_str("core.alternateRefsPrefixes", "")
-        prefixes = [os.fsencode(prefix) for prefix in setting.split()]
-        folders = tuple(prefix.rstrip(b"/") + b"/" for prefix in prefixes)
+        patterns = [os.fsencode(pattern) for pattern in setting.split()]
+        folders = tuple(pattern.removesuffix(b"/") + b"/" for pattern in patterns)
+        wild = [pattern for pattern in patterns if not is_literal(pattern)]
         tips: dict[bytes, None] = {}
         for directory in directories:
             for ref in self._refs_beside(directory):
-                if not prefixes or ref.name in prefixes or ref.name.startswith(folders):
+                name = ref.name
+                if (
+                    not patterns
+                    or name in patterns
+                    or name.startswith(folders)
+                    or any(wildmatch(pattern, name) for pattern in wild)
+                ):
                     tips[ref.oid] = None
         return list(tips)
+
+    def alternate_refs_commands(self) -> tuple[HookCommand, ...]:
+        """Return what `core.alternateRefsCommand` has run, one for each repository that lends objects.
+
+        Each prints hex oids, one a line, that stand for the lender's refs; () when it isn't set.
+        git: odb.c fill_alternate_refs_command(), run-command.c prepare_shell_cmd().
+        """
+        if "core.alternateRefsCommand" not in self.config:
+            return ()
+        text = self.config.get_str("core.alternateRefsCommand", "")
+        return tuple(
+            self.command("/bin/sh", "-c", f'{text} "$@"', text, str(directory.parent))
+            for directory in self.objects.alternates()
+            if directory.name == "objects" and (directory.parent / "refs").is_dir()
+        )
+
+    def command(self, *argv: str) -> HookCommand:
+        """Return a program that the repository's config names as what can be run: in the repository."""
+        return HookCommand(argv, str(self._git_dir), {})
+
+    def has_file(self, path: str) -> bool:
+        """Whether a file is there that the repository's config names, where `command` would look for it."""
+        return (self._git_dir / path).exists()
 
     def _refs_beside(self, objects_dir: Path) -> tuple[Ref, ...]:
         """The refs of the repository whose objects directory this is; () when it belongs to none."""
@@ -301,6 +333,10 @@ class Repository:
         """The refs that work trees have checked out, symrefs followed; see worktrees.py."""
         heads = checked_out(self._git_dir, is_bare=self.is_bare)
         return frozenset(self.ref_store.resolve(head)[0] for head in heads)
+
+    def has_promised_objects(self) -> bool:
+        """Whether a pack came from a promisor remote: what its objects refer to may be missing here."""
+        return any((self._git_dir / "objects" / "pack").glob("pack-*.promisor"))
 
     def begin_push(self) -> Push:
         """Open a quarantine for one push, a context manager. Touches no disk before it is needed."""

@@ -11,13 +11,14 @@ A capability stands here only when the service does what it promises.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
 from gitsmart.pack.objects import to_hex
 from gitsmart.repo.ref_view import ALTERNATE
 from gitsmart.repo.refs import Ref, RefSnapshot
 from gitsmart.repo.repository import Repository
+from gitsmart.service.alternate_refs import alternate_tips
 from gitsmart.service.channel import Channel
 from gitsmart.service.features import Features, read_features
 from gitsmart.service.options import ServiceOptions, ServiceReport
@@ -77,7 +78,7 @@ def write_advertisement(
     is_fetch = service == "git-upload-pack"
     snapshot = repo.shown_refs("uploadpack") if is_fetch else repo.refs(peel=False)
     capabilities = b"\0" + _v0_capabilities(repo, snapshot, service, options, stateless=stateless)
-    for name, oid in _v0_refs(repo, snapshot, service):
+    for name, oid in _v0_refs(repo, snapshot, service, options, channel.check):
         size = len(oid) + len(name) + len(capabilities) + 6
         batch.append(b"%04x%b %b%b\n" % (size, oid, name, capabilities))
         capabilities = b""
@@ -107,6 +108,8 @@ def v2_capabilities(repo: Repository, features: Features, options: ServiceOption
         lines.append(b"object-info=size")
     if features.bundle_uri:
         lines.append(b"bundle-uri")
+    if features.promisor_remotes:
+        lines.append(b"promisor-remote=" + b";".join(features.promisor_remotes.values()))
     return lines
 
 
@@ -139,11 +142,18 @@ def _v0_capabilities(
     return b"%b object-format=%b agent=%b" % (b" ".join(words), repo.format.name, options.agent)
 
 
-def _v0_refs(repo: Repository, snapshot: RefSnapshot, service: ServiceName) -> Iterator[tuple[bytes, bytes]]:
+def _v0_refs(
+    repo: Repository,
+    snapshot: RefSnapshot,
+    service: ServiceName,
+    options: ServiceOptions,
+    check: Callable[[], None],
+) -> Iterator[tuple[bytes, bytes]]:
     """Name and oid of each line. An empty repository has one line too, for the capabilities."""
     empty = b"capabilities^{}", repo.format.zero
     if service == "git-receive-pack":
-        lines = _with_alternates(repo, repo.view("receive").for_push(snapshot))
+        tips = alternate_tips(repo, options, check=check)
+        lines = _with_alternates(tips, repo.view("receive").for_push(snapshot))
         yield next(lines, empty)
         yield from lines
         return
@@ -158,9 +168,10 @@ def _v0_refs(repo: Repository, snapshot: RefSnapshot, service: ServiceName) -> I
             yield ref.name + b"^{}", ref.peeled
 
 
-def _with_alternates(repo: Repository, lines: Iterator[tuple[bytes, bytes]]) -> Iterator[tuple[bytes, bytes]]:
+def _with_alternates(
+    tips: Sequence[bytes], lines: Iterator[tuple[bytes, bytes]]
+) -> Iterator[tuple[bytes, bytes]]:
     """Add `.have` lines of what alternates have (git: builtin/receive-pack.c show_one_alternate_ref())."""
-    tips = repo.alternate_tips()
     if not tips:
         yield from lines
         return

@@ -8,6 +8,8 @@
                  keepAlive             seconds, 0 for never
     [transfer]   advertiseSID          false unless set: session-id
                  advertiseObjectInfo   false unless set: the command object-info
+    [promisor]   advertise             false unless set: promisor-remote
+                 sendFields            what is told of a promisor remote beside its name and its URL
     [lsrefs]     unborn                advertise (unless set), allow, ignore
 
 What is advertised and what is accepted are both made from this, so that they can't differ. git-config;
@@ -25,6 +27,7 @@ from gitsmart.repo.gitconfig import GitConfig
 
 __all__ = ["Features", "read_features"]
 
+_PROMISOR_FIELDS = ("partialCloneFilter", "token")
 _UNBORN = ("advertise", "allow", "ignore")
 
 
@@ -42,6 +45,8 @@ class Features:
     allows_unborn: bool = True
     packfile_uris: Mapping[bytes, tuple[bytes, bytes]] = field(default_factory=dict)
     """Blobs that a client may take from elsewhere: raw oid -> hash of the pack, its URI."""
+    promisor_remotes: Mapping[bytes, bytes] = field(default_factory=dict)
+    """Repositories that have what may be missing here: name -> its fields, as they are advertised."""
     keepalive_s: float | None = None
     """Instead of the server's own; None: as the server has it."""
 
@@ -54,8 +59,9 @@ class Features:
     @property
     def capabilities(self) -> frozenset[bytes]:
         """The capabilities that the head of a request may name."""
+        optional = {b"session-id": self.session_id, b"promisor-remote": bool(self.promisor_remotes)}
         known = frozenset({b"agent", b"server-option", b"object-format"})
-        return known | {b"session-id"} if self.session_id else known
+        return known.union(name for name, on in optional.items() if on)
 
     @property
     def fetch_features(self) -> tuple[bytes, ...]:
@@ -88,8 +94,35 @@ def read_features(config: GitConfig, fmt: ObjectFormat) -> Features:
         advertises_unborn=unborn == "advertise",
         allows_unborn=unborn != "ignore",
         packfile_uris=_read_packfile_uris(config, fmt),
+        promisor_remotes=_read_promisor_remotes(config),
         keepalive_s=config.get_int("uploadpack.keepAlive"),
     )
+
+
+def _read_promisor_remotes(config: GitConfig) -> dict[bytes, bytes]:
+    """git: promisor-remote.c promisor_remote_config(), promisor_remote_info()"""
+    if not config.get_bool("promisor.advertise", False):
+        return {}
+    chosen = {word.lower() for word in re.split("[ ,]", config.get_str("promisor.sendFields", ""))}
+    fields = ["url", *(field for field in _PROMISOR_FIELDS if field.lower() in chosen)]
+    found: dict[bytes, bytes] = {}
+    for variable in config.names("remote"):
+        name, _, key = variable.removeprefix("remote.").rpartition(".")
+        is_promisor = key == "promisor" and config.get_bool(variable)
+        if not (is_promisor or key == "partialclonefilter") or name.startswith("/"):
+            continue
+        values = [(field, config.get_str(f"remote.{name}.{field}", "")) for field in fields]
+        if values[0][1]:
+            pairs = [("name", name), *((field, value) for field, value in values if value)]
+            found[os.fsencode(name)] = b",".join(
+                field.encode() + b"=" + _percent_encode(os.fsencode(value)) for field, value in pairs
+            )
+    return found
+
+
+def _percent_encode(text: bytes) -> bytes:
+    """git: promisor-remote.c allow_unsanitized()"""
+    return re.sub(rb"[^!-~]|[,;%]", lambda match: b"%%%02x" % match[0][0], text)
 
 
 def _read_packfile_uris(config: GitConfig, fmt: ObjectFormat) -> dict[bytes, tuple[bytes, bytes]]:

@@ -2,7 +2,10 @@
 
     receive.certNonceSeed    without it signed pushes aren't offered, and no program is ever called
     receive.certNonceSlop    seconds by which a nonce may be older than the one that we would issue now
-    gpg.program, gpg.openpgp.program, gpg.x509.program      what checks a signature: gpg, gpgsm
+    gpg.program, gpg.openpgp.program, gpg.x509.program, gpg.ssh.program
+                             what checks a signature: gpg, gpgsm, ssh-keygen
+    gpg.ssh.allowedSignersFile, gpg.ssh.revocationFile
+                             keys of SSH, and whose they are; without the former these signatures are N
 
     nonce  =  seconds "-" hex(HMAC(seed, name ":" seconds))
 
@@ -12,7 +15,7 @@ judge: they find all of it in their environment (git-receive-pack(1), "PRE-RECEI
 told to them, and refuses nothing by itself.
 
 git: builtin/receive-pack.c prepare_push_cert_nonce(), check_nonce(), prepare_push_cert_sha1();
-gpg-interface.c parse_gpg_output(). Signatures by SSH keys aren't checked: their status is N, as that of none.
+gpg-interface.c parse_gpg_output(), verify_ssh_signed_buffer(), parse_ssh_output().
 Where git puts the repository's path into the HMAC we put its name.
 """
 
@@ -20,14 +23,15 @@ import hmac
 import os
 import re
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 from gitsmart.pack.objects import ObjectFormat
 from gitsmart.repo.gitconfig import GitConfig
-from gitsmart.service.hooks import run_hook
+from gitsmart.service.hooks import Command, run_hook
 
 __all__ = ["CertificateCheck", "NonceIssuer"]
 
@@ -47,6 +51,8 @@ _PROGRAMS: Final = (
     (b"-----BEGIN PGP MESSAGE-----", "openpgp", "gpg", ("--keyid-format=long",)),
     (b"-----BEGIN SIGNED MESSAGE-----", "x509", "gpgsm", ()),
 )
+_SSH_SIGNATURE: Final = b"-----BEGIN SSH SIGNATURE-----"
+_PRINCIPALS: Final = 100  # of one key; pulled out of the air
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,11 +102,26 @@ class NonceIssuer:
         return environ
 
 
-@dataclass(frozen=True, slots=True)
-class _Program:
-    argv: tuple[str, ...]
-    cwd: str
-    environ: Mapping[str, str]
+class Programs(Protocol):
+    """Makes commands of what the repository's config names: `repo.repository.Repository`."""
+
+    @property
+    def config(self) -> GitConfig: ...
+    def command(self, *argv: str) -> Command: ...
+    def has_file(self, path: str) -> bool: ...
+
+
+class _Output:
+    """Hears a program's standard output, and has nothing to say."""
+
+    is_over = True
+
+    def __init__(self) -> None:
+        self.said = bytearray()
+
+    def feed(self, data: bytes) -> bytes:
+        self.said.extend(data[: _OUTPUT_BYTES - len(self.said)])
+        return b""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,17 +138,21 @@ class CertificateCheck:
         cls,
         payload: bytes,
         signature: bytes,
-        config: GitConfig,
+        repo: Programs,
         *,
         base: Mapping[str, str],
         check: Callable[[], None],
     ) -> "CertificateCheck":
-        """Have the configured program check a signature. Blocking, up to a minute.
+        """Have the configured program check a signature. Blocking, up to a minute for each run of it.
 
         Args:
             base: the environment that the operator chose for hooks: HOME or GNUPGHOME, PATH.
             check: see `run_hook`; what it raises ends the program and goes to the caller.
         """
+        config = repo.config
+        if signature.startswith(_SSH_SIGNATURE):
+            with _signature_file(signature) as file:
+                return cls._of_ssh(payload, file, repo, base=base, check=check)
         chosen = next((entry for entry in _PROGRAMS if signature.startswith(entry[0])), None)
         if chosen is None:
             return cls()
@@ -135,26 +160,58 @@ class CertificateCheck:
         program = config.get_str(f"gpg.{name}.program", program)
         if name == "openpgp" and f"gpg.{name}.program" not in config:
             program = config.get_str("gpg.program", program)
-        said = bytearray()
+        with _signature_file(signature) as file:
+            argv = (_path(program), "--status-fd=1", *options, "--verify", file, "-")
+            _, said = _run(repo.command(*argv), payload, base=base, check=check)
+        return cls.parse(said)
 
-        def hear(data: bytes) -> None:
-            said.extend(data[: _OUTPUT_BYTES - len(said)])
+    @classmethod
+    def _of_ssh(
+        cls,
+        payload: bytes,
+        file: str,
+        repo: Programs,
+        *,
+        base: Mapping[str, str],
+        check: Callable[[], None],
+    ) -> "CertificateCheck":
+        """See git: gpg-interface.c verify_ssh_signed_buffer()."""
+        signers = repo.config.get_str("gpg.ssh.allowedSignersFile")
+        if not signers:
+            return cls()
+        program = _path(repo.config.get_str("gpg.ssh.program", "ssh-keygen"))
+        revoked = _path(repo.config.get_str("gpg.ssh.revocationFile", ""))
 
-        with tempfile.TemporaryDirectory(prefix="gitsmart-cert-") as folder:
-            file = Path(folder) / "signature"
-            file.write_bytes(signature)
-            argv = (str(Path(program).expanduser()), "--status-fd=1", *options, "--verify", str(file), "-")
-            run_hook(
-                _Program(argv, folder, {}),
-                (),
-                payload,
-                base=base,
-                extra_environ={"LC_ALL": "C"},
-                output=hear,
-                timeout_s=_VERIFY_TIMEOUT_S,
-                check=check,
-            )
-        return cls.parse(bytes(said))
+        def run(*options: str, data: bytes = payload) -> tuple[bool, bytes]:
+            return _run(repo.command(program, "-Y", *options, "-s", file), data, base=base, check=check)
+
+        found, principals = run("find-principals", "-f", _path(signers), data=b"")
+        if not found or not principals:
+            # nobody's that is allowed: whether the signature itself is right is still told
+            return cls.parse_ssh(run("check-novalidate", "-n", "git")[1])
+        revocation = ("-r", revoked) if revoked and repo.has_file(revoked) else ()
+        said = b""
+        for line in principals.splitlines()[:_PRINCIPALS]:
+            if line:
+                principal = os.fsdecode(line)
+                is_good, said = run("verify", "-n", "git", "-f", _path(signers), "-I", principal, *revocation)
+                if is_good and said.startswith(b"Good"):
+                    break
+        return cls.parse_ssh(said)
+
+    @classmethod
+    def parse_ssh(cls, said: bytes) -> "CertificateCheck":
+        """Read what ssh-keygen says of a signature.
+
+        >>> CertificateCheck.parse_ssh(b'Good "git" signature for a@b with ED25519 key SHA256:xyz\\n')
+        CertificateCheck(status='G', key='SHA256:xyz', signer='a@b')
+        """
+        line = said.partition(b"\n")[0].decode("utf-8", "surrogateescape")
+        match = re.match('Good "git" signature (?:for (.*) )?with ', line)
+        if match is None:
+            return cls(status="B")
+        _, is_there, key = line[match.end() :].partition("key ")
+        return cls(status="G" if is_there else "B", key=key, signer=match[1] or "")
 
     @classmethod
     def parse(cls, status_lines: bytes) -> "CertificateCheck":
@@ -182,3 +239,34 @@ class CertificateCheck:
                 signer="" if word == b"ERRSIG" else signer.decode("utf-8", "surrogateescape"),
             )
         return found
+
+
+@contextmanager
+def _signature_file(signature: bytes) -> Iterator[str]:
+    with tempfile.TemporaryDirectory(prefix="gitsmart-cert-") as folder:
+        file = Path(folder) / "signature"
+        file.write_bytes(signature)
+        yield str(file)
+
+
+def _path(text: str) -> str:
+    return str(Path(text).expanduser()) if text.startswith("~") else text
+
+
+def _run(
+    command: Command, data: bytes, *, base: Mapping[str, str], check: Callable[[], None]
+) -> tuple[bool, bytes]:
+    """Run a program; say whether it was content, and what it printed."""
+    output = _Output()
+    result = run_hook(
+        command,
+        (),
+        data,
+        base=base,
+        extra_environ={"LC_ALL": "C"},
+        output=None,
+        timeout_s=_VERIFY_TIMEOUT_S,
+        check=check,
+        talk=output,
+    )
+    return result.ok, bytes(output.said)

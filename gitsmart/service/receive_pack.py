@@ -520,7 +520,7 @@ class _ReceivePack:
         found = CertificateCheck.of(
             request.certificate[:start],
             request.certificate[start:],
-            self._repo.config,
+            self._repo,
             base=self._options.hook_environ,
             check=self._check_client,
         )

@@ -31,7 +31,7 @@ from gitsmart.errors import (
 )
 from gitsmart.pack.cachefile import Base
 from gitsmart.pack.filters import ObjectFilter
-from gitsmart.pack.objects import COMMIT, TAG, to_hex, to_raw
+from gitsmart.pack.objects import BLOB, COMMIT, TAG, to_hex, to_raw
 from gitsmart.pack.packcache import PackStream
 from gitsmart.pack.select import Selection, reaches_common, select_objects
 from gitsmart.pack.writer import PackStats
@@ -50,10 +50,11 @@ from gitsmart.service.shallow import ShallowPlan, known_shallow, plan_shallow
 from gitsmart.service.wants import Wants, not_our_ref, read_want_policy
 from gitsmart.wire.capabilities import CommandHeadParser
 from gitsmart.wire.pktline import DELIM_PKT, FLUSH_PKT, Special, error_pkt, pkt, printable
-from gitsmart.wire.sideband import KEEPALIVE_PKT, SideBandWriter
+from gitsmart.wire.sideband import KEEPALIVE_PKT, SIDE_BAND_64K_LIMIT, SideBandWriter
 from gitsmart.wire.upload_request import (
     FetchRequest,
     MultiAck,
+    SideBandAllError,
     parse_fetch_arguments,
     parse_have,
     parse_ls_refs_arguments,
@@ -120,6 +121,7 @@ class _UploadPack:
         self._server_shallow: frozenset[bytes] = frozenset()
         self._features = Features()
         self._wants: Wants | None = None
+        self._may_omit = False  # blobs that aren't here: the client has them from a promisor remote
         self._has_answered = False
         self._is_in_bare_pack = False  # a pack without side-band: no text can follow
         self._band: SideBandWriter | None = None  # of an answer that goes in side-band packets as a whole
@@ -147,6 +149,8 @@ class _UploadPack:
             else:
                 self._serve_v0()
         except ProtocolError as error:
+            if isinstance(error, SideBandAllError):
+                self._band = SideBandWriter(self._channel.write, SIDE_BAND_64K_LIMIT)
             self._write_error(str(error))
             self._tell_report(str(error))
         except (PackError, ObjectMissing, OSError):
@@ -204,6 +208,7 @@ class _UploadPack:
         if not head.command:
             return False
         self._note_client(head.agent, head.session_id, head.server_options)
+        self._may_omit = not self._features.promisor_remotes.keys().isdisjoint(head.promisor_remotes)
         arguments = self._section() if head.has_arguments else ()
         if head.command == b"fetch":
             features = self._features.fetch_features
@@ -577,6 +582,11 @@ class _UploadPack:
                 if peeled in selection or (base is not None and base.contains(peeled)):
                     for raw_oid in self._store.peel(tag)[0]:
                         selection.objects.setdefault(raw_oid, TAG)
+            if self._may_omit and self._repo.has_promised_objects():
+                # git: pack-objects --missing=allow-promisor, which also looks whether each is promised
+                blobs = [raw_oid for raw_oid, kind in selection.objects.items() if kind == BLOB]
+                for raw_oid in set(blobs).difference(self._store.present(blobs)):
+                    del selection.objects[raw_oid]
             return selection
 
         return PackPlan(
@@ -592,7 +602,7 @@ class _UploadPack:
     def _open_stream(self, plan: PackPlan) -> PackStream | None:
         """Have the pack from the cache, or through it; None where there is none, or it is no use."""
         cache = self._options.pack_cache
-        if cache is None or not plan.is_cacheable:
+        if cache is None or self._may_omit or not plan.is_cacheable:
             return None
         return cache.open(plan.key(), plan.make, packs=self._store.packs, shared=plan.is_shared)
 

@@ -12,6 +12,7 @@ parse_feature_value(), serve.c process_request().
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from urllib.parse import unquote_to_bytes
 
 from gitsmart.errors import LimitExceeded, ProtocolError
 from gitsmart.wire.pktline import PktLine, Special, chomp, printable
@@ -40,6 +41,11 @@ def format_capabilities(capabilities: Iterable[tuple[bytes, bytes | None]]) -> l
     return [name if value is None else name + b"=" + value for name, value in capabilities]
 
 
+def _split_names(text: bytes) -> tuple[bytes, ...]:
+    """Split the value of promisor-remote: names, percent-encoded, with ";" between them."""
+    return tuple(unquote_to_bytes(name) for name in text.split(b";") if name)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CommandHead:
     """The head of a v2 request: what is asked for, and the capabilities chosen.
@@ -52,6 +58,8 @@ class CommandHead:
     agent: bytes = b""
     session_id: bytes = b""
     server_options: tuple[bytes, ...] = ()
+    promisor_remotes: tuple[bytes, ...] = ()
+    """Names of promisor remotes that were advertised, and from which the client takes what is missing."""
     has_arguments: bool = False
     """A delim-pkt ended the head: argument lines and a flush-pkt follow."""
 
@@ -102,6 +110,7 @@ class CommandHeadParser:
             agent=self._values.get(b"agent", b""),
             session_id=self._values.get(b"session-id", b""),
             server_options=tuple(self._server_options),
+            promisor_remotes=_split_names(self._values.get(b"promisor-remote", b"")),
             has_arguments=line is Special.DELIM,
         )
 

@@ -38,6 +38,7 @@ __all__ = [
     "LsRefsRequest",
     "MultiAck",
     "ObjectInfoRequest",
+    "SideBandAllError",
     "oid_pattern",
     "parse_fetch_arguments",
     "parse_have",
@@ -49,10 +50,15 @@ __all__ = [
 INFINITE_DEPTH = 0x7FFFFFFF
 """The depth by which `git fetch --unshallow` asks for all of the history (git: shallow.h)."""
 
+_LATEST = (1 << 63) - 1
 _TOO_MANY_PREFIXES = 65536  # git: ls-refs.c; at that many, none of them counts
-_DEPTH = re.compile(rb"0*([0-9]{1,10})")
-_SECONDS = re.compile(rb"0*([0-9]{1,18})")
+# As C's strtol() reads it, with base 0
+_NUMBER = re.compile(rb"[ \t\n\v\f\r]*([+-]?)(0[xX][0-9a-fA-F]{1,64}|0[0-7]{0,64}|[1-9][0-9]{0,18})")
 _OIDS = {40: re.compile(rb"[0-9a-f]{40}", re.IGNORECASE), 64: re.compile(rb"[0-9a-f]{64}", re.IGNORECASE)}
+
+
+class SideBandAllError(ProtocolError):
+    """What the client is told on band 3, since it has asked for side-band packets already."""
 
 
 class MultiAck(Enum):
@@ -196,6 +202,7 @@ def parse_fetch_arguments(
     Raises:
         ProtocolError: an argument is malformed, or belongs to a feature that isn't advertised. Whatever
             `lines` raises goes through.
+        SideBandAllError: sideband-all stands before it.
     """
     request = FetchRequest(side_band_limit=SIDE_BAND_64K_LIMIT)
     for line in lines:
@@ -209,7 +216,7 @@ def parse_fetch_arguments(
         elif text.startswith(b"want-ref ") and b"ref-in-want" in features:
             ref = text[9:]
             if ref in request.want_refs:
-                raise ProtocolError(f"duplicate want-ref {printable(ref)}")
+                raise _told_on_band(request, f"duplicate want-ref {printable(ref)}")
             request.want_refs[ref] = None
         elif _receive_shallow(request, text, hex_len):
             continue
@@ -233,7 +240,7 @@ def parse_fetch_arguments(
             request.sideband_all = True
         elif text.startswith(b"packfile-uris ") and b"packfile-uris" in features:
             if request.uri_protocols:
-                raise ProtocolError("multiple packfile-uris lines forbidden")
+                raise _told_on_band(request, "multiple packfile-uris lines forbidden")
             request.uri_protocols = tuple(text[14:].split(b","))
         else:
             raise ProtocolError(f"unexpected line: '{printable(text)}'")
@@ -241,6 +248,11 @@ def parse_fetch_arguments(
         # Its section comes in side-band packets only (git: upload-pack.c process_args())
         request.uri_protocols = ()
     return request
+
+
+def _told_on_band(request: FetchRequest, text: str) -> ProtocolError:
+    """git: upload-pack.c send_err_and_die()"""
+    return SideBandAllError(text) if request.sideband_all else ProtocolError(text)
 
 
 def parse_ls_refs_arguments(lines: Iterable[bytes]) -> LsRefsRequest:
@@ -314,22 +326,31 @@ def _receive_shallow(request: FetchRequest, text: bytes, hex_len: int) -> bool:
         request.shallow[oid.lower()] = None
         return True
     if text.startswith(b"deepen "):
-        match = _DEPTH.fullmatch(text[7:])
-        depth = int(match[1]) if match else 0
-        if depth <= 0:
+        depth = _read_number(text[7:])
+        if depth is None or depth <= 0:
             raise ProtocolError(f"Invalid deepen: {printable(text)}")
         request.depth = min(depth, INFINITE_DEPTH)
         return True
     if text.startswith(b"deepen-since "):
-        match = _SECONDS.fullmatch(text[13:])
-        if not match:
+        seconds = _read_number(text[13:])
+        if seconds is None or seconds < 0:
             raise ProtocolError(f"Invalid deepen-since: {printable(text)}")
-        request.deepen_since = int(match[1])
+        request.deepen_since = min(seconds, _LATEST)
         return True
     if text.startswith(b"deepen-not "):
         request.deepen_not.append(text[11:])
         return True
     return False
+
+
+def _read_number(text: bytes) -> int | None:
+    """Read an integer, decimal, octal behind 0 or hexadecimal behind 0x; None: it is none."""
+    match = _NUMBER.fullmatch(text)
+    if match is None:
+        return None
+    digits = match[2].lower()
+    base = 16 if digits.startswith(b"0x") else 8 if digits.startswith(b"0") else 10
+    return -int(digits, base) if match[1] == b"-" else int(digits, base)
 
 
 def _choose(request: FetchRequest, capabilities: dict[bytes, bytes]) -> None:

@@ -1,11 +1,15 @@
 """Repositories that borrow objects: what they may take for granted because of the lender's refs."""
 
+import re
 from pathlib import Path
 
 import pytest
 
 from gitsmart.repo.repository import Repository
+from gitsmart.service.advertise import advertise
+from gitsmart.service.options import ServiceOptions
 from tests.conftest import Git, MakeRepo
+from tests.service.conftest import BytesChannel
 
 
 @pytest.fixture
@@ -68,11 +72,56 @@ def test_prefixes(git: Git, pair: tuple[Path, Path]) -> None:
     assert ours(fork) == tips(git, lender, "refs/tags", "refs/heads/main", "refs/heads/oth")
 
 
-def test_a_command_is_not_run(git: Git, pair: tuple[Path, Path], tmp_path: Path) -> None:
-    _, fork = pair
-    git("config", "core.alternateRefsCommand", f"touch {tmp_path}/ran; true", cwd=fork)
+@pytest.mark.parametrize(
+    "patterns",
+    ["refs/heads/", "refs/*/main", "refs/heads/m*", "refs/**", "*", "refs/tags/v* refs/heads/[a-m]*",
+     "refs/heads/mai", "refs/tags/v1.0/", "**/main", "refs/heads/main refs/heads/main"],
+)  # fmt: skip
+def test_prefixes_are_patterns_of_for_each_ref(git: Git, pair: tuple[Path, Path], patterns: str) -> None:
+    lender, fork = pair
+    git("config", "core.alternateRefsPrefixes", patterns, cwd=fork)
+    assert ours(fork) == tips(git, lender, *patterns.split())
+
+
+def haves(git: Git, fork: Path, environ: dict[str, str]) -> tuple[list[str], list[str]]:
+    """The `.have` lines of our advertisement, and of git's."""
+    channel = BytesChannel(b"")
+    advertise(
+        Repository(fork.name, fork),
+        channel,
+        service="git-receive-pack",
+        version=0,
+        options=ServiceOptions(hook_environ=environ),
+    )
+    theirs = git("receive-pack", "--http-backend-info-refs", fork, env=environ)
+    mine, other = (re.findall(r"([0-9a-f]{40}) \.have", text) for text in (channel.response.decode(), theirs))
+    return sorted(mine), sorted(other)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "f() { git --git-dir=\"$1\" for-each-ref --format='%(objectname)' refs/heads; }; f",
+        "cat refs-of-lender; false",
+        "f() { cat refs-of-lender; echo nonsense; echo 1; }; f",
+        "true",
+        "/nonexistent",
+    ],
+)
+def test_a_command_instead_of_the_refs(git: Git, pair: tuple[Path, Path], command: str) -> None:
+    lender, fork = pair
+    (fork / "refs-of-lender").write_text(git("rev-parse", "main~3", "main~5", cwd=lender) + "\n")
+    git("config", "core.alternateRefsCommand", command, cwd=fork)
+    mine, theirs = haves(git, fork, {"PATH": git.environ["PATH"], "HOME": git.environ["HOME"]})
+    assert mine == theirs
+    assert bool(mine) == ("refs" in command and command[-9:] != "--git-dir")
     assert ours(fork) == []
-    assert not (tmp_path / "ran").exists()
+
+
+def test_what_a_command_says_but_is_not_here(git: Git, pair: tuple[Path, Path]) -> None:
+    _, fork = pair
+    git("config", "core.alternateRefsCommand", f"echo {'1' * 40}; true", cwd=fork)
+    assert haves(git, fork, {})[0] == []
 
 
 def test_lenders_that_can_tell_nothing(git: Git, pair: tuple[Path, Path], tmp_path: Path) -> None:

@@ -106,3 +106,74 @@ def test_signing_is_offered_with_a_seed_only(client: Git, hosted: Hosted, work: 
     assert refs(hosted.path) == before
     client("push", "--signed=if-asked", "origin", "main", cwd=work)
     assert environ(hosted) == {}
+
+
+# ------------------------------------------------------------------------------------- signatures by SSH keys
+
+
+@pytest.fixture
+def ssh_work(client: Git, hosted: Hosted, work: Path, tmp_path: Path) -> Path:
+    """`work` with keys `mine` and `other` beside it; hooks are told of pushes signed by `mine`."""
+    for name in ("mine", "other"):
+        subprocess.run(
+            ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", name, "-f", tmp_path / name], check=True
+        )
+    client("config", "gpg.format", "ssh", cwd=work)
+    client("config", "user.signingKey", tmp_path / "mine", cwd=work)
+    return work
+
+
+def allow(client: Git, hosted: Hosted, tmp_path: Path, *lines: str) -> None:
+    """Write the repository's file of allowed signers; {mine} and {other} are their public keys."""
+    keys = {name: " ".join((tmp_path / f"{name}.pub").read_text().split()[:2]) for name in ("mine", "other")}
+    (hosted.path / "signers").write_text("".join(f"{line.format(**keys)}\n" for line in lines))
+    client("config", "gpg.ssh.allowedSignersFile", hosted.path / "signers", cwd=hosted.path)
+
+
+def fingerprint(tmp_path: Path, name: str) -> str:
+    listed = subprocess.run(
+        ["ssh-keygen", "-l", "-f", tmp_path / f"{name}.pub"], check=True, capture_output=True, text=True
+    )
+    return listed.stdout.split()[1]
+
+
+def judged(hosted: Hosted) -> tuple[str, str, str]:
+    found = environ(hosted)
+    return tuple(found[f"GIT_PUSH_CERT_{name}"] for name in ("STATUS", "SIGNER", "KEY"))  # type: ignore[return-value]
+
+
+def test_an_ssh_key_of_a_known_signer(client: Git, hosted: Hosted, ssh_work: Path, tmp_path: Path) -> None:
+    allow(client, hosted, tmp_path, "x@example.com {other}", 'me@example.com namespaces="git" {mine}')
+    client("push", "--signed", "origin", "main", cwd=ssh_work)
+    assert judged(hosted) == ("G", "me@example.com", fingerprint(tmp_path, "mine"))
+    assert refs(hosted.path)["refs/heads/main"] == client("rev-parse", "main", cwd=ssh_work)
+
+
+def test_an_ssh_key_of_nobody(client: Git, hosted: Hosted, ssh_work: Path, tmp_path: Path) -> None:
+    """A right signature, but no signer: hooks have to look at both, as with git."""
+    allow(client, hosted, tmp_path, "x@example.com {other}")
+    client("push", "--signed", "origin", "main", cwd=ssh_work)
+    assert judged(hosted) == ("G", "", fingerprint(tmp_path, "mine"))
+
+
+def test_an_ssh_key_for_something_else(client: Git, hosted: Hosted, ssh_work: Path, tmp_path: Path) -> None:
+    allow(client, hosted, tmp_path, 'me@example.com namespaces="file" {mine}')
+    client("push", "--signed", "origin", "main", cwd=ssh_work)
+    assert judged(hosted) == ("B", "", "")
+
+
+def test_a_revoked_ssh_key(client: Git, hosted: Hosted, ssh_work: Path, tmp_path: Path) -> None:
+    allow(client, hosted, tmp_path, "me@example.com {mine}")
+    client("config", "gpg.ssh.revocationFile", tmp_path / "not-there", cwd=hosted.path)
+    client("push", "--signed", "origin", "main", cwd=ssh_work)
+    assert judged(hosted)[0] == "G"
+    if hosted.server.kind == "git":
+        pytest.skip("git gives ssh-keygen an empty argument before -r, which it doesn't read then")
+    client("config", "gpg.ssh.revocationFile", tmp_path / "mine.pub", cwd=hosted.path)
+    client("push", "--signed", "origin", "main:refs/heads/two", cwd=ssh_work)
+    assert judged(hosted) == ("B", "", "")
+
+
+def test_ssh_keys_without_a_list_of_signers(client: Git, hosted: Hosted, ssh_work: Path) -> None:
+    client("push", "--signed", "origin", "main", cwd=ssh_work)
+    assert judged(hosted) == ("N", "", "")

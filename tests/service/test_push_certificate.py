@@ -1,11 +1,13 @@
 """Nonces, and what gpg says of a signature."""
 
 import hmac
+from pathlib import Path
 
 import pytest
 
 from gitsmart.pack.objects import SHA1, SHA256
 from gitsmart.repo.gitconfig import GitConfig, parse
+from gitsmart.repo.repository import HookCommand
 from gitsmart.service.push_certificate import CertificateCheck, NonceIssuer
 
 NOW = 1_700_000_000
@@ -74,15 +76,63 @@ def test_gpgs_words(said: bytes, expected: CertificateCheck) -> None:
     assert CertificateCheck.parse(said) == expected
 
 
+class Programs:
+    """A repository with that config."""
+
+    def __init__(self, text: bytes) -> None:
+        self.config = GitConfig(parse(text))
+
+    def command(self, *argv: str) -> HookCommand:
+        return HookCommand(argv, "/", {})
+
+    def has_file(self, path: str) -> bool:
+        return Path(path).exists()
+
+
+def checked(signature: bytes, config: bytes) -> CertificateCheck:
+    return CertificateCheck.of(b"x", signature, Programs(config), base={}, check=lambda: None)
+
+
 def test_no_program_is_called_for_other_signatures() -> None:
     for signature in (b"", b"-----BEGIN SSH SIGNATURE-----\n", b"nonsense"):
-        config = GitConfig(parse(b"[gpg]\nprogram = /nonexistent\n"))
-        found = CertificateCheck.of(b"x", signature, config, base={}, check=lambda: None)
-        assert found == CertificateCheck()
+        assert checked(signature, b"[gpg]\nprogram = /nonexistent\n") == CertificateCheck()
 
 
 def test_a_program_that_is_not_there() -> None:
-    config = GitConfig(parse(b"[gpg]\nprogram = /nonexistent\n"))
     signature = b"-----BEGIN PGP SIGNATURE-----\n"
-    found = CertificateCheck.of(b"x", signature, config, base={}, check=lambda: None)
-    assert found == CertificateCheck()
+    assert checked(signature, b"[gpg]\nprogram = /nonexistent\n") == CertificateCheck()
+    ssh = b'[gpg "ssh"]\nprogram = /nonexistent\nallowedSignersFile = /x\n'
+    assert checked(b"-----BEGIN SSH SIGNATURE-----\n", ssh) == CertificateCheck(status="B")
+
+
+@pytest.mark.parametrize("name", ["openpgp", "x509"])
+def test_the_program_of_the_format_is_called(tmp_path: Path, name: str) -> None:
+    program = tmp_path / "program"
+    program.write_text(f"#!/bin/sh\necho $* >{tmp_path}/argv\necho '[GNUPG:] GOODSIG 12 A <a>'\n")
+    program.chmod(0o755)
+    start = {"openpgp": "PGP SIGNATURE", "x509": "SIGNED MESSAGE"}[name]
+    config = f'[gpg]\nprogram = /nonexistent\n[gpg "{name}"]\nprogram = {program}\n'
+    found = checked(f"-----BEGIN {start}-----\n".encode(), config.encode())
+    assert found == CertificateCheck(status="G", key="12", signer="A <a>")
+    words = (tmp_path / "argv").read_text().split()
+    assert [words[0], *words[-3:-2], words[-1]] == ["--status-fd=1", "--verify", "-"]
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ('Good "git" signature for a@b with RSA key SHA256:x', ("G", "SHA256:x", "a@b")),
+        ('Good "git" signature for a with b with ED25519 key x\nmore', ("G", "x", "a with b")),
+        ('Good "git" signature with ED25519 key x', ("G", "x", "")),
+        ('Good "git" signature for a@b', ("B", "", "")),
+        ('Good "git" signature with nothing', ("B", "", "")),
+        ('Good "file" signature with RSA key x', ("B", "", "")),
+        ("Could not verify signature.", ("B", "", "")),
+        ("", ("B", "", "")),
+    ],
+)
+def test_ssh_keygens_words(said: str, expected: tuple[str, str, str]) -> None:
+    status, key, signer = expected
+    assert CertificateCheck.parse_ssh(said.encode()) == CertificateCheck(
+        status=status, key=key, signer=signer
+    )

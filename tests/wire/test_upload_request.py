@@ -74,14 +74,23 @@ def test_v0_oids_come_in_either_case_and_of_one_length() -> None:
 
 @pytest.mark.parametrize(
     ("text", "depth"),
-    [(b"1", 1), (b"007", 7), (b"2147483647", INFINITE_DEPTH), (b"9999999999", INFINITE_DEPTH)],
+    [
+        (b"1", 1),
+        (b"007", 7),
+        (b"010", 8),
+        (b"0x10", 16),
+        (b" 1", 1),
+        (b"+3", 3),
+        (b"2147483647", INFINITE_DEPTH),
+        (b"99999999999", INFINITE_DEPTH),
+    ],
 )
 def test_depths(text: bytes, depth: int) -> None:
     assert v0(b"deepen " + text).depth == depth
     assert v2(b"deepen " + text).depth == depth
 
 
-@pytest.mark.parametrize("text", [b"0", b"-1", b"abc", b"", b"1x", b" 1", b"1_0", b"0x10", b"99999999999"])
+@pytest.mark.parametrize("text", [b"0", b"-1", b"abc", b"", b"1x", b"1_0", b"0x", b"08", b"1" * 99])
 def test_bad_depths(text: bytes) -> None:
     for parse in (v0, v2):
         with pytest.raises(ProtocolError) as caught:
