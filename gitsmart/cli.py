@@ -75,6 +75,7 @@ def make_parser() -> argparse.ArgumentParser:
     init = commands.add_parser("init", help="make an empty bare repository below ROOT")
     init.add_argument("NAME", help="its name, such as project or group/project; .git is added")
     init.add_argument("--object-format", choices=["sha1", "sha256"], default="sha1", help="(default: sha1)")
+    init.add_argument("--ref-format", choices=["files", "reftable"], default="files", help="(default: files)")
     init.add_argument("--root", metavar="ROOT", help="directory of bare repositories (default: repos)")
     init.add_argument("--config", metavar="FILE", type=Path, help="a TOML file; --root overrides it")
 
@@ -95,7 +96,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _serve(settings)
         root = RepositoryRoot(Path(settings.server.root))
         if arguments.command == "init":
-            repo = root.create(arguments.NAME, object_format=arguments.object_format)
+            repo = root.create(
+                arguments.NAME, object_format=arguments.object_format, ref_format=arguments.ref_format
+            )
             print(f"initialized empty repository {repo.name} below {root.path}")
         else:
             for name in root.names():

@@ -15,6 +15,10 @@ nothing across containers that share a volume) or from ages. A link is as exclus
 and we respect each other's `.lock` files. Where the file system has no hard links, the file is made with
 O_EXCL, marked and locked itself, and its descriptor stays open.
 
+The one exception are reftables: git would not take a link that is ours for one of its own kind, so a table
+has the name `table-<name>` in the directory until the push is over. If the list of tables doesn't have it,
+no one does.
+
     sweep:  owner file's lock taken?  no  -> a living push, perhaps another server's: nothing is touched
                                       yes -> its keeps (and packs that got no .idx), its ref locks, the
                                       directory
@@ -38,7 +42,7 @@ log = logging.getLogger(__name__)
 
 PREFIX = "incoming-gitsmart-"
 MAGIC = b"gitsmart owns this file while it is locked with flock(2)\n"
-_NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EXDEV, errno.EACCES}
+NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EXDEV, errno.EACCES}
 
 
 class OwnedDirectory:
@@ -84,7 +88,7 @@ class OwnedDirectory:
                 fd = self._source_fd = _create_locked(Path(os.fsdecode(self._source)))
                 self._fds.append(fd)
                 os.link(self._source, target, follow_symlinks=False)
-            elif error.errno in _NO_LINKS:
+            elif error.errno in NO_LINKS:
                 fd = _create_locked(Path(os.fsdecode(target)))
                 self._fds.append(fd)
             else:
@@ -128,6 +132,7 @@ def sweep_repository(git_dir: Path) -> int:
         if directories:
             count += _sweep_locks(git_dir, dead)
         for path in directories:
+            count += _sweep_tables(git_dir / "reftable", path)
             if _remove_directory(path):
                 count += 1
     finally:
@@ -219,11 +224,26 @@ def _sweep_locks(git_dir: Path, dead: dict[tuple[int, int], int]) -> int:
     for name in ("packed-refs.lock", "HEAD.lock", "shallow.lock"):
         if _is_dead(git_dir / name, dead):
             count += _unlink(git_dir / name)
+    for lock in _files(git_dir / "reftable", ".lock"):  # of the list, and of tables that were being compacted
+        if _is_dead(lock, dead):
+            count += _unlink(lock)
     for base, _, names in os.walk(git_dir / "refs"):
         for name in names:
             if name.endswith(".lock") and _is_dead(Path(base, name), dead):
                 count += _unlink(Path(base, name))
     return count
+
+
+def _sweep_tables(stack: Path, staging: Path) -> int:
+    """Remove the reftables that a dead push linked in, and that the stack's list does not have."""
+    staged = [path.name.removeprefix("table-") for path in _files(staging, ".ref")]
+    if not staged:
+        return 0
+    try:
+        listed = (stack / "tables.list").read_text("ascii").split("\n")
+    except (OSError, ValueError):
+        return 0
+    return sum(_unlink(stack / name) for name in staged if name not in listed)
 
 
 def _files(directory: Path, suffix: str) -> Iterator[Path]:

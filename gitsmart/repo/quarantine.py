@@ -37,7 +37,8 @@ from gitsmart.pack.store import ObjectStore
 from gitsmart.repo.connectivity import find_unconnected
 from gitsmart.repo.gitconfig import GitConfig
 from gitsmart.repo.ownership import OwnedDirectory
-from gitsmart.repo.ref_transaction import FAILED_UPDATE, ReflogIdentity, RefTransaction, RefUpdate
+from gitsmart.repo.ref_storage import begin_transaction
+from gitsmart.repo.ref_transaction import FAILED_UPDATE, ReflogIdentity, RefUpdate
 from gitsmart.repo.refs import RefStore
 from gitsmart.repo.shallow_file import extend_shallow
 
@@ -293,7 +294,7 @@ class Push:
         except OSError:
             return [FAILED_UPDATE] * len(updates)
         try:
-            transaction = RefTransaction(
+            transaction = begin_transaction(
                 self._refs,
                 owned,
                 self._config,

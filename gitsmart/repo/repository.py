@@ -8,7 +8,7 @@ What counts as servable (git: setup.c verify_repository_format()):
 
     core.repositoryFormatVersion   0 or 1
     extensions.objectFormat        sha1, sha256
-    extensions.refStorage          files (reftable: not yet)
+    extensions.refStorage          files, reftable
     extensions.noop, noop-v1, preciousObjects, worktreeConfig, relativeWorktrees, submodulePathConfig
                                    harmless to a server that deletes no object and has no work tree
     extensions.partialClone        refused: objects that others are promised may be missing here
@@ -33,8 +33,10 @@ from gitsmart.repo.gitconfig import NO_SERVER_CONFIG, ConfigFile, GitConfig, Ser
 from gitsmart.repo.plainfile import FileKind, PlainFile, list_packs, open_plain_file
 from gitsmart.repo.quarantine import Push
 from gitsmart.repo.reachability import Reachability
+from gitsmart.repo.ref_storage import REF_STORAGES, open_refs
 from gitsmart.repo.ref_view import HiddenRefs, RefView, Section, namespace_prefix
-from gitsmart.repo.refs import Ref, RefSnapshot, RefState, RefStore
+from gitsmart.repo.refs import Ref, RefSnapshot, RefState
+from gitsmart.repo.reftable_refs import ReftableRefStore, worktree_head
 from gitsmart.repo.shallow_file import read_shallow
 from gitsmart.repo.shown_tips import ShownTips
 from gitsmart.repo.worktrees import checked_out
@@ -92,14 +94,25 @@ def object_format_of(config: GitConfig) -> ObjectFormat:
         config.get_bool(f"extensions.{switch}")
     if "extensions.compatObjectFormat" in config:
         raise RepositoryUnusable("repositories with extensions.compatObjectFormat are not supported")
-    storage = config.get_str("extensions.refStorage", "files")
-    if storage != "files":
-        raise RepositoryUnusable(f"ref storage {storage!r} is not supported, only 'files'")
     name = config.get_str("extensions.objectFormat", "sha1")
     try:
         return _FORMATS[name]
     except KeyError:
         raise RepositoryUnusable(f"object format {name!r} is not supported") from None
+
+
+def ref_storage_of(config: GitConfig) -> str:
+    """Tell how a repository of a servable format keeps its refs: one of REF_STORAGES.
+
+    Raises:
+        RepositoryUnusable: in a way that is not known here.
+    """
+    if config.get_int("core.repositoryFormatVersion") != 1:
+        return "files"
+    storage = config.get_str("extensions.refStorage", "files")
+    if storage not in REF_STORAGES:
+        raise RepositoryUnusable(f"ref storage {storage!r} is not supported")
+    return storage
 
 
 class Repository:
@@ -119,7 +132,7 @@ class Repository:
         self.objects = ObjectStore(git_dir / "objects", self.format)
         stat = os.stat(git_dir / "objects")
         self._identity = b"%d:%d:%b" % (stat.st_dev, stat.st_ino, os.path.realpath(os.fsencode(git_dir)))
-        self.ref_store = RefStore(os.fsencode(git_dir), self.format, self.objects)
+        self.ref_store = open_refs(ref_storage_of(self._own_config), git_dir, self.format, self.objects)
         self._lenders: dict[Path, Repository] = {}  # repositories whose objects are borrowed; a few
         self.namespace = ""
         self._prefix = b""
@@ -331,7 +344,12 @@ class Repository:
 
     def checked_out(self) -> frozenset[bytes]:
         """The refs that work trees have checked out, symrefs followed; see worktrees.py."""
-        heads = checked_out(self._git_dir, is_bare=self.is_bare)
+        if isinstance(self.ref_store, ReftableRefStore):
+            heads = checked_out(
+                self._git_dir, is_bare=self.is_bare, head_of=lambda home: worktree_head(home, self.format)
+            )
+        else:
+            heads = checked_out(self._git_dir, is_bare=self.is_bare)
         return frozenset(self.ref_store.resolve(head)[0] for head in heads)
 
     def has_promised_objects(self) -> bool:

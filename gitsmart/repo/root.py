@@ -31,8 +31,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from gitsmart.errors import ConfigError, RepositoryError, RepositoryNotFound, RepositoryUnusable
+from gitsmart.pack.objects import SHA1, SHA256
 from gitsmart.repo.gitconfig import NO_SERVER_CONFIG, ServerConfig
 from gitsmart.repo.ownership import sweep_repository
+from gitsmart.repo.ref_storage import REF_STORAGES
+from gitsmart.repo.reftable import RefRecord
+from gitsmart.repo.reftable_stack import create_stack
 from gitsmart.repo.repository import Repository
 
 __all__ = ["InvalidRepositoryName", "RepositoryExists", "RepositoryRoot"]
@@ -96,7 +100,7 @@ class RepositoryRoot:
             if found is not None and self._is_exported(found[1]):
                 yield name
 
-    def create(self, name: str, *, object_format: str = "sha1") -> Repository:
+    def create(self, name: str, *, object_format: str = "sha1", ref_format: str = "files") -> Repository:
         """Make an empty bare repository that git accepts, whole or not at all; missing folders are made.
 
         The directory's name is `name`, with `.git` at its end.
@@ -104,11 +108,14 @@ class RepositoryRoot:
         Raises:
             InvalidRepositoryName: the name is malformed.
             RepositoryExists: the name is taken, or lies inside a repository.
-            ValueError: an object format that is not "sha1" or "sha256".
+            ValueError: an object format that is not "sha1" or "sha256", a ref format that is not "files" or
+                "reftable".
             RepositoryUnusable: the disk says no.
         """
         if object_format not in ("sha1", "sha256"):
             raise ValueError(f"unknown object format {object_format!r}")
+        if ref_format not in REF_STORAGES:
+            raise ValueError(f"unknown ref format {ref_format!r}")
         segments = _segments(name)
         if segments is None or segments[-1] == ".git":
             raise InvalidRepositoryName(f"not a repository name: {name!r}")
@@ -124,7 +131,7 @@ class RepositoryRoot:
                 raise RepositoryExists(f"{name!r} lies inside a repository, or outside the root")
             if os.path.lexists(directory):
                 raise RepositoryExists(f"{name!r} exists already")
-            self._make_bare(directory, object_format)
+            self._make_bare(directory, object_format, ref_format)
         except (FileExistsError, NotADirectoryError) as error:
             raise RepositoryExists(f"{name!r} exists already, or a part of it is a file") from error
         except OSError as error:
@@ -205,7 +212,7 @@ class RepositoryRoot:
         """No link leads the repository's own parts out of the root."""
         if os.path.lexists(git_dir / "commondir"):
             return False
-        for part in ("objects", "refs"):
+        for part in ("objects", "refs", "reftable"):
             if self.path not in Path(os.path.realpath(git_dir / part)).parents:
                 return False
         return True
@@ -287,7 +294,7 @@ class RepositoryRoot:
 
     # Making one
 
-    def _make_bare(self, directory: Path, object_format: str) -> None:
+    def _make_bare(self, directory: Path, object_format: str, ref_format: str) -> None:
         temporary = directory.parent / f"{_CREATING}{secrets.token_hex(8)}"
         temporary.mkdir()
         # Held open and locked while it is made, so that a sweep by another server leaves it alone
@@ -295,18 +302,34 @@ class RepositoryRoot:
         try:
             with contextlib.suppress(OSError):
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            for folder in (
-                "hooks", "info", "objects", "objects/info", "objects/pack", "refs", "refs/heads", "refs/tags",
-            ):  # fmt: skip
+            folders = ["hooks", "info", "objects", "objects/info", "objects/pack", "refs"]
+            if ref_format == "files":
+                folders += ["refs/heads", "refs/tags"]
+            for folder in folders:
                 (temporary / folder).mkdir()
-            version = 0 if object_format == "sha1" else 1
+            extensions = ""
+            if object_format != "sha1":
+                extensions += f"\tobjectformat = {object_format}\n"
+            if ref_format != "files":
+                extensions += f"\trefstorage = {ref_format}\n"
+            version = 1 if extensions else 0
             config = f"[core]\n\trepositoryformatversion = {version}\n\tfilemode = true\n\tbare = true\n"
-            if version:
-                config += f"[extensions]\n\tobjectformat = {object_format}\n"
+            if extensions:
+                config += f"[extensions]\n{extensions}"
             _write(temporary / "config", config)
             _write(temporary / "description", "Unnamed repository; edit this file to name the repository.\n")
             _write(temporary / "info" / "exclude", "# Patterns of files to ignore; see gitignore(5)\n")
-            _write(temporary / "HEAD", "ref: refs/heads/main\n")
+            if ref_format == "files":
+                _write(temporary / "HEAD", "ref: refs/heads/main\n")
+            else:
+                # For programs that don't know of reftables, gitformat-reftable, "Backward compatibility"
+                _write(temporary / "HEAD", "ref: refs/heads/.invalid\n")
+                _write(temporary / "refs" / "heads", "this repository uses the reftable format\n")
+                create_stack(
+                    os.fsencode(temporary / "reftable"),
+                    SHA1 if object_format == "sha1" else SHA256,
+                    [RefRecord(b"HEAD", 1, target=b"refs/heads/main")],
+                )
             for base, folders, _ in os.walk(temporary):
                 for folder in folders:
                     _fsync_directory(Path(base, folder))

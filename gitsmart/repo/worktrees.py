@@ -2,12 +2,14 @@
 
     HEAD                                  of the repository itself, unless it is bare
     worktrees/*/HEAD                      of linked work trees, of bare repositories too
+                                          (with reftables: what the stack beside it has, see reftable_refs.py)
     [worktrees/*/]rebase-{merge,apply}/head-name     a branch that is being rebased there, with HEAD detached
 
 git: worktree.c find_shared_symref(), is_worktree_being_rebased(); gitrepository-layout(5), "worktrees".
 """
 
 import os
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 
@@ -17,10 +19,21 @@ _LIMIT_BYTES = 4096
 _MOST = 10_000  # work trees; pulled out of the air
 
 
-def checked_out(git_dir: Path, *, is_bare: bool) -> frozenset[bytes]:
+def _head_of(home: Path) -> bytes:
+    """The ref that the file HEAD names; b"" for none."""
+    head = _read(home / "HEAD")
+    return head[4:].strip() if head.startswith(b"ref:") else b""
+
+
+def checked_out(
+    git_dir: Path, *, is_bare: bool, head_of: Callable[[Path], bytes] = _head_of
+) -> frozenset[bytes]:
     """Give the refs that HEADs of work trees name, or that are rebased there. What can't be read is left out.
 
     One listing, and up to three small files for each work tree.
+
+    Args:
+        head_of: reads the ref that HEAD names in such a directory, where it is not in a file; b"" for none.
     """
     homes = [] if is_bare else [git_dir]
     try:
@@ -30,9 +43,7 @@ def checked_out(git_dir: Path, *, is_bare: bool) -> frozenset[bytes]:
         pass
     found = set()
     for home in homes:
-        head = _read(home / "HEAD")
-        if head.startswith(b"ref:"):
-            found.add(head[4:].strip())
+        found.add(head_of(home))
         for folder in ("rebase-merge", "rebase-apply"):
             found.add(_read(home / folder / "head-name"))
     found.discard(b"")

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from gitsmart.repo import ref_transaction
+from gitsmart.repo import files_transaction
 from gitsmart.repo.ref_transaction import ReflogIdentity, RefUpdate
 from gitsmart.repo.repository import Repository
 from gitsmart.repo.root import RepositoryRoot
@@ -227,7 +227,7 @@ def test_atomic_is_undone_when_the_disk_fails(
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "rename", failing(os.rename))
-        patch.setattr(ref_transaction, "_fsync_directory", failing(ref_transaction._fsync_directory))
+        patch.setattr(files_transaction, "_fsync_directory", failing(files_transaction._fsync_directory))
         results = fix.push(
             ("refs/heads/a", fix.oids[1], fix.oids[2]),
             ("refs/heads/b/c", fix.oids[0], fix.zero),
@@ -285,7 +285,7 @@ def test_a_delete_is_durable_in_packed_refs_before_its_loose_file_goes(
     fix.git(fix.path, "pack-refs", "--all", "--no-prune")
     fix.set("refs/heads/a", fix.oids[1])
     seen: list[str] = []
-    rename, sync = os.rename, ref_transaction._fsync_directory
+    rename, sync = os.rename, files_transaction._fsync_directory
 
     def renaming(source: Any, target: Any) -> None:
         rename(source, target)
@@ -296,7 +296,7 @@ def test_a_delete_is_durable_in_packed_refs_before_its_loose_file_goes(
         sync(path)
 
     monkeypatch.setattr(os, "rename", renaming)
-    monkeypatch.setattr(ref_transaction, "_fsync_directory", syncing)
+    monkeypatch.setattr(files_transaction, "_fsync_directory", syncing)
     assert fix.push(("refs/heads/a", fix.oids[1], fix.zero)) == [None]
     assert seen[:3] == ["packed-refs", "sync app.git", "loose goes"]
     assert fix.get("refs/heads/a") == b""
@@ -317,7 +317,7 @@ def test_a_packed_delete_is_undone_when_the_disk_fails(
         if calls == nth:
             raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(ref_transaction, "_fsync_directory", failing)
+    monkeypatch.setattr(files_transaction, "_fsync_directory", failing)
     assert fix.push(("refs/heads/a", fix.oids[0], fix.zero)) == ["failed to delete"]
     assert listing(fix.path) == before
 
@@ -480,7 +480,7 @@ def test_a_symref_that_is_pointed_elsewhere_before_it_is_locked(
     fix.set("refs/heads/main", fix.oids[0])
     fix.set("refs/heads/other", fix.oids[0])
     fix.git(fix.path, "symbolic-ref", "refs/heads/alias", "refs/heads/main")
-    real = ref_transaction.RefTransaction._lock_file
+    real = files_transaction.FilesTransaction._lock_file
     is_moved = False
 
     def lock_file(self: Any, lock: bytes, timeout_ms: int) -> None:
@@ -490,7 +490,7 @@ def test_a_symref_that_is_pointed_elsewhere_before_it_is_locked(
             fix.git(fix.path, "symbolic-ref", "refs/heads/alias", "refs/heads/other")
         real(self, lock, timeout_ms)
 
-    monkeypatch.setattr(ref_transaction.RefTransaction, "_lock_file", lock_file)
+    monkeypatch.setattr(files_transaction.FilesTransaction, "_lock_file", lock_file)
     assert fix.push(("refs/heads/alias", fix.oids[0], fix.oids[1])) == ["failed to update ref"]
     assert fix.get("refs/heads/main") == fix.get("refs/heads/other") == fix.oids[0]
     assert fix.push(("refs/heads/alias", fix.oids[0], fix.oids[1])) == [None]

@@ -199,8 +199,8 @@ def test_a_missing_root(tmp_path: Path) -> None:
             "needs repository format",
         ),
         (
-            "[core]\nrepositoryformatversion = 1\n[extensions]\nrefStorage = reftable\n",
-            "ref storage 'reftable'",
+            "[core]\nrepositoryformatversion = 1\n[extensions]\nrefStorage = tables\n",
+            "ref storage 'tables'",
         ),
         ("[core]\nrepositoryformatversion = 1\n[extensions]\npartialClone = origin\n", "partial clone"),
         (
