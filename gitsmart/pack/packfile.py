@@ -33,7 +33,9 @@ from math import isqrt
 from operator import lt
 from pathlib import Path
 
+from gitsmart import native
 from gitsmart.errors import LimitExceeded, PackError
+from gitsmart.native.entries import Entries
 from gitsmart.pack.delta import apply_delta, delta_sizes
 from gitsmart.pack.inflate import InflateError, decompressobj, inflate
 from gitsmart.pack.objects import ObjectFormat
@@ -188,6 +190,7 @@ class PackFile:
         self._read_index(index)
         self._lock = threading.Lock()
         self._by_offset: tuple[array[int], array[int]] | None = None
+        self._entries: Entries | None = None
         self._rev: memoryview | None = None
         self._rev_looked_for = False
         self._ranked = 0
@@ -326,6 +329,37 @@ class PackFile:
 
     # -- offset -> raw oid, next offset
 
+    def entries(self) -> Entries:
+        """Return the pack as the native module sees it; only where there is one. Made once, at first use: 8
+        bytes an object (12 for packs above 4 GiB), some 20 ns each.
+
+        Raises:
+            PackError: as `by_offset`.
+        """
+        entries = self._entries
+        if entries is None:
+            with self._lock:
+                entries = self._entries
+                if entries is None:
+                    entries = self._entries = self._make_entries()
+        return entries
+
+    def _make_entries(self) -> Entries:
+        try:
+            return Entries(
+                data=self.data,
+                end=self.end,
+                names=self._names,
+                positions=self._offsets,
+                large=self._large,
+                fan=self._fan,
+                raw_len=self.format.raw_len,
+                is_v2=self._v2,
+                reverse=self._reverse(),
+            )
+        except ValueError:
+            raise PackError("a pack's index or reverse index is out of order") from None
+
     def by_offset(self) -> tuple["array[int]", "array[int]"]:
         """Return all offsets in ascending order, and for each its index position. Built once, at first use.
 
@@ -336,6 +370,10 @@ class PackFile:
         """
         table = self._by_offset
         if table is None:
+            if native.available:
+                entries = self.entries()
+                table = self._by_offset = (entries.offsets, entries.order)
+                return table
             with self._lock:
                 table = self._by_offset
                 if table is None:

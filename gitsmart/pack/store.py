@@ -18,7 +18,7 @@ import struct
 import threading
 import time
 from binascii import hexlify
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 from gitsmart.errors import LimitExceeded, ObjectMissing, PackError
@@ -45,6 +45,9 @@ _ALTERNATES_BYTES = 1 << 20
 # pack.
 _SMALL_PACK = 2048
 _SMALL_TOTAL = 65536
+
+# So many objects are looked up in a pack at once rather than one after the other.
+_MANY = 32
 
 # About 350 bytes each
 _COMMITS = 32768
@@ -409,6 +412,35 @@ class ObjectStore:
             self._rescan()
             found = self._find(raw_oid)
         return found
+
+    def locate_all(self, raw_oids: Collection[bytes]) -> tuple[list[tuple[PackFile, bytearray]], list[bytes]]:
+        """Return the packs that objects are in, with bits by rank (see select.PackedObjects), each object in
+        one of them; and those that are in no pack. For where there is a native module.
+        """
+        found: dict[int, tuple[PackFile, bytearray]] = {}
+        left: Collection[bytes] = raw_oids
+        if len(left) >= _MANY:
+            for pack in sorted(self.packs(), key=lambda pack: pack.count, reverse=True):
+                if pack.count < _SMALL_PACK or len(left) < _MANY:
+                    break
+                bits = bytearray((pack.count + 7) // 8)
+                ordered = list(left)
+                missing = pack.entries().mark(b"".join(ordered), bits)
+                if len(missing) < len(ordered):
+                    found[pack.serial] = (pack, bits)
+                    left = [ordered[at] for at in missing]
+        missed: list[bytes] = []
+        for raw_oid in left:
+            place = self.locate(raw_oid)
+            if place is None:
+                missed.append(raw_oid)
+                continue
+            pack, offset = place
+            if pack.serial not in found:
+                found[pack.serial] = (pack, bytearray((pack.count + 7) // 8))
+            rank = pack.entries().rank_of(offset)
+            found[pack.serial][1][rank >> 3] |= 1 << (rank & 7)
+        return list(found.values()), missed
 
     def _find(self, raw_oid: bytes) -> tuple[PackFile, int] | None:
         found = self._own.locate(raw_oid)

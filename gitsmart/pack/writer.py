@@ -1,6 +1,6 @@
 """A selection becomes a pack stream: stored entries are copied as they lie in their packs.
 
-    objects --by pack, in offset order--> entries
+    objects --by pack, in offset order--> entries      (entrycopy.py, by the native module; else here:)
     entry  no delta, or its base lies as far back as before  -> copied verbatim, in runs
            base is sent, but lies elsewhere                  -> header of our own, same zlib stream
            base is sent from another pack, or client has it  -> REF_DELTA header, same zlib stream
@@ -23,21 +23,21 @@ from array import array
 from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import compress
 
+from gitsmart import native
 from gitsmart.pack.delta import delta_sizes
 from gitsmart.pack.deltajoin import invert_delta, join_deltas
+from gitsmart.pack.entrycopy import LEVEL, EntryCopy, Sent
 from gitsmart.pack.inflate import inflate
 from gitsmart.pack.packfile import OFS_DELTA, REF_DELTA, PackFile
+from gitsmart.pack.packstream import PIECE_BYTES, Output, entry_head, ofs_distance, ref_delta_head
 from gitsmart.pack.select import Selection, Tick
 from gitsmart.pack.store import LooseObject, ObjectStore
 
 __all__ = ["PackStats", "write_pack"]
 
-_PIECE_BYTES = 1 << 20
-_GATHER_BYTES = 64 * 1024
 _TICK_EVERY = 1024
-# Trees and blobs that have to be deflated anew. Level 1 costs a third of 6, for some 10% more bytes.
-_LEVEL = 1
 # So many deltas are joined into one at most: each costs some 50 us, and the whole object some 200.
 _JOIN_MOST = 12
 _RELATED_STEPS = 8
@@ -69,49 +69,6 @@ class PackStats:
     """How many of `copied` came with these."""
 
 
-class _Output:
-    """The stream: gathers small pieces, hashes, counts."""
-
-    def __init__(self, store: ObjectStore, write: Callable[[bytes | memoryview], None]) -> None:
-        self._write = write
-        self._hash = store.format.new_hash()
-        self._gathered: list[bytes | memoryview] = []
-        self._gathered_bytes = 0
-        self.position = 0
-
-    def add(self, data: bytes | memoryview) -> None:
-        """Send `data`; it is used before the next call returns, or copied."""
-        size = len(data)
-        self.position += size
-        if size < _GATHER_BYTES:
-            self._gathered.append(data)
-            self._gathered_bytes += size
-            if self._gathered_bytes >= _GATHER_BYTES:
-                self.flush()
-            return
-        self.flush()
-        for start in range(0, size, _PIECE_BYTES):
-            piece = data[start : start + _PIECE_BYTES]
-            self._hash.update(piece)
-            self._write(piece)
-
-    def flush(self) -> None:
-        """Hand on what was gathered."""
-        if self._gathered:
-            piece = b"".join(self._gathered)
-            self._gathered = []
-            self._gathered_bytes = 0
-            self._hash.update(piece)
-            self._write(piece)
-
-    def finish(self) -> None:
-        """Send the trailer."""
-        self.flush()
-        trailer = self._hash.digest()
-        self.position += len(trailer)
-        self._write(trailer)
-
-
 def write_pack(
     store: ObjectStore,
     selection: Selection,
@@ -120,22 +77,26 @@ def write_pack(
     thin: bool,
     ofs_delta: bool,
     tick: Tick,
+    on_size: Callable[[int], None] | None = None,
 ) -> PackStats:
     """Write a pack of exactly the selected objects, each once.
 
     `write` gets pieces of 1 MiB at most, which are views of mapped packs mostly, valid as long as they are
-    held. Memory: 16 bytes an object, 1 MiB, and an object that has to be deflated anew while it is not loose.
+    held. Memory: 16 bytes an object that is sent, less where many follow each other, 8 for each object of the
+    packs, 1 MiB, and an object that has to be deflated anew, and its base, while they are not loose.
 
     Args:
         thin: deltas against `selection.client_has` are allowed (gitprotocol-capabilities, "thin-pack").
         ofs_delta: OFS_DELTA entries are allowed ("ofs-delta").
         tick: called with the number of objects written so far.
+        on_size: called before the first piece if the size of the whole stream, in bytes, is known by then:
+        when all objects come in whole packs.
 
     Raises:
         ObjectMissing: an object is not there (any more). Part of the stream has been written then.
         PackError: a stored object is broken.
     """
-    return _Writer(store, selection, write, thin=thin, ofs_delta=ofs_delta, tick=tick).run()
+    return _Writer(store, selection, write, thin=thin, ofs_delta=ofs_delta, tick=tick).run(on_size)
 
 
 class _Writer:
@@ -150,11 +111,14 @@ class _Writer:
         tick: Tick,
     ) -> None:
         self._store = store
+        self._selection = selection
         self._objects = selection.objects
+        self._number_of_objects = len(selection)
         self._client_has: set[bytes] = selection.client_has if thin else set()
+        self._client_has_packed = selection.client_has_packed if thin else ()
         self._ofs_delta = ofs_delta
         self._tick = tick
-        self._out = _Output(store, write)
+        self._out = Output(store.format, write)
         self._groups: list[tuple[PackFile, array[int]]] = []
         self._loose: dict[bytes, None] = {}
         self._written_groups = 0
@@ -170,23 +134,44 @@ class _Writer:
         self._whole_bytes = 0
         self._relatives: _Relatives | None = None
 
-    def run(self) -> PackStats:
-        self._place()
+    def run(self, on_size: Callable[[int], None] | None) -> PackStats:
         out = self._out
-        out.add(struct.pack(">4sII", b"PACK", 2, len(self._objects)))
-        for pack, offsets in self._groups:
-            if len(offsets) == pack.count and self._ofs_delta:
+        sent = self._find_entries() if native.available else []
+        if not native.available:
+            self._place()
+            sizes = [(pack, len(offsets)) for pack, offsets in self._groups]
+        else:
+            sizes = [(some.pack, some.count) for some in sent]
+        whole = [self._ofs_delta and count == pack.count for pack, count in sizes]
+        if on_size is not None and all(whole) and not self._loose:
+            on_size(12 + sum(pack.end - 12 for pack, _ in sizes) + self._store.format.raw_len)
+        out.add(struct.pack(">4sII", b"PACK", 2, self._number_of_objects))
+        copy: EntryCopy | None = None
+        for number, (pack, count) in enumerate(sizes):
+            if whole[number] and count:
                 # All of a pack, which is self-contained.
                 self._copy_whole(pack)
+            elif sent:
+                if count:
+                    if copy is None:
+                        copy = EntryCopy(
+                            sent, out, self._is_in_reach, ofs_delta=self._ofs_delta, count=self._count
+                        )
+                    copy.copy(number)
             else:
-                self._copy(pack, offsets)
+                self._copy(*self._groups[number])
             self._written_groups += 1
         for raw_oid in self._loose:
             self._deflate_loose(raw_oid)
         out.finish()
-        assert self._copied + self._deflated == len(self._objects)
+        if copy is not None:
+            self._copied += copy.copied
+            self._copied_deltas += copy.copied_deltas
+            self._deflated += copy.rebuilt
+            self._deflated_deltas += copy.rebuilt_deltas
+        assert self._copied + self._deflated == self._number_of_objects
         return PackStats(
-            len(self._objects),
+            self._number_of_objects,
             self._copied,
             self._deflated,
             out.position,
@@ -196,16 +181,58 @@ class _Writer:
             self._in_whole_packs,
         )
 
+    # -- where everything is
+
+    def _find_entries(self) -> list[Sent]:
+        """Find where each object is to be taken from, as bits by pack; the rest is `_loose`."""
+        sent: dict[int, Sent] = {}
+
+        def of(pack: PackFile) -> Sent:
+            some = sent.get(pack.serial)
+            if some is None:
+                some = sent[pack.serial] = Sent(pack, b"", b"", 0)
+            return some
+
+        for packed in self._selection.packed:
+            some = of(packed.pack)
+            some.send = _united(some.send, packed.bits)
+        found, missing = self._store.locate_all(self._objects)
+        for pack, bits in found:
+            some = of(pack)
+            some.send = _united(some.send, bits)
+        self._loose = dict.fromkeys(missing)
+        for packed in self._client_has_packed:
+            some = of(packed.pack)
+            some.has = _united(some.has, packed.bits)
+        if self._client_has:
+            raw_oids = b"".join(self._client_has)
+            for some in sent.values():
+                marked = bytearray((some.pack.count + 7) // 8)
+                some.pack.entries().mark(raw_oids, marked)
+                some.has = _united(some.has, marked)
+        for some in sent.values():
+            some.count = int.from_bytes(some.send, "little").bit_count()
+        return sorted(sent.values(), key=lambda some: some.count, reverse=True)
+
+    def _is_in_reach(self, raw_oid: bytes) -> bool:
+        """Tell whether an object that is in none of the packs that are sent from may be a base."""
+        return raw_oid in self._loose or (raw_oid in self._client_has and raw_oid not in self._objects)
+
     def _place(self) -> None:
-        """Find where each object is to be taken from: `_groups`, by pack; the rest is `_loose`."""
+        """As `_find_entries`, in Python: `_groups`, by pack, as offsets; the rest is `_loose`."""
         packs = self._store.packs()
         objects = self._objects
-        if len(packs) == 1 and len(objects) * 8 > packs[0].count:
+        packed = self._selection.packed
+        if len(packs) == 1 and len(objects) * 8 > packs[0].count and not packed:
             positions = packs[0].positions_in(objects)
             if len(positions) == len(objects):
                 self._groups = [(packs[0], array("Q", sorted(map(packs[0].offset_at, positions))))]
                 return
         groups: dict[int, tuple[PackFile, array[int]]] = {}
+        for some in packed:
+            pack = some.pack
+            at = groups.setdefault(pack.serial, (pack, array("Q")))[1]
+            at.extend(compress(pack.by_offset()[0], _each_bit(some.bits)))
         locate = self._store.locate
         for raw_oid in objects:
             place = locate(raw_oid)
@@ -221,16 +248,17 @@ class _Writer:
         self._groups = [(pack, array("Q", sorted(offsets))) for pack, offsets in groups.values()]
         self._groups.sort(key=lambda group: len(group[1]), reverse=True)
 
-    def _count(self) -> None:
-        self._number += 1
-        if not self._number % _TICK_EVERY:
+    def _count(self, number: int = 1) -> None:
+        before = self._number
+        self._number += number
+        if before // _TICK_EVERY != self._number // _TICK_EVERY:
             self._tick(self._number)
 
     # -- objects in packs
 
     def _copy_whole(self, pack: PackFile) -> None:
-        for start in range(12, pack.end, _PIECE_BYTES):
-            self._out.add(pack.data[start : min(start + _PIECE_BYTES, pack.end)])
+        for start in range(12, pack.end, PIECE_BYTES):
+            self._out.add(pack.data[start : min(start + PIECE_BYTES, pack.end)])
             self._tick(self._number)
         self._copied += pack.count
         self._number += pack.count
@@ -266,9 +294,9 @@ class _Writer:
                         self._relatives, relating = None, False
                     if kind == OFS_DELTA:
                         if not self._ofs_delta:
-                            head = _ref_head(size, pack.oid_at(base))
+                            head = ref_delta_head(size, pack.oid_at(base))
                         elif moved[at] != move:
-                            head = _head(OFS_DELTA, size) + _distance(here - base - moved[at])
+                            head = entry_head(OFS_DELTA, size) + ofs_distance(here - base - moved[at])
                 else:
                     base_oid = pack.oid_at(base)
                     if not self._may_refer_to(base_oid):
@@ -280,7 +308,7 @@ class _Writer:
                         here = out.position
                         continue
                     if kind == OFS_DELTA:
-                        head = _ref_head(size, base_oid)
+                        head = ref_delta_head(size, base_oid)
             elif relating and stop - offset >= _RELATED_LEAST and size <= _RELATED_MOST:
                 if run_stop:
                     out.add(data[run_start:run_stop])
@@ -316,19 +344,15 @@ class _Writer:
 
     def _may_refer_to(self, raw_oid: bytes) -> bool:
         """Tell whether an object outside of the pack being copied may be a base."""
-        if raw_oid in self._client_has:
-            return raw_oid not in self._objects
-        if raw_oid not in self._objects:
-            return False
         if raw_oid in self._loose:
             return True
-        for pack, offsets in self._groups[: self._written_groups]:
+        for number, (pack, offsets) in enumerate(self._groups):
             offset = pack.offset_of(raw_oid)
             if offset is not None:
                 at = bisect_left(offsets, offset)
                 if at < len(offsets) and offsets[at] == offset:
-                    return True
-        return False
+                    return number < self._written_groups
+        return raw_oid in self._client_has or any(raw_oid in some for some in self._client_has_packed)
 
     def _rebuild(
         self, pack: PackFile, offset: int, offsets: "array[int]", moved: "array[int]", *, relating: bool
@@ -344,7 +368,7 @@ class _Writer:
             entry = self._related(pack, offset, offsets, moved, index, _RELATED_LEAST)
         if entry is None:
             kind, data = pack.read_at(offset)
-            entry = _head(kind, len(data)) + zlib.compress(data, _LEVEL)
+            entry = entry_head(kind, len(data)) + zlib.compress(data, LEVEL)
             self._whole_bytes += len(entry)
         else:
             self._deflated_deltas += 1
@@ -396,13 +420,13 @@ class _Writer:
     ) -> bytes:
         """Encode a delta against the entry at `base`, by OFS_DELTA if that is among `offsets` and before
         `before`."""
-        deflated = zlib.compress(delta, _LEVEL)
+        deflated = zlib.compress(delta, LEVEL)
         if self._ofs_delta and base < before:
             index = bisect_left(offsets, base)
             if index < len(offsets) and offsets[index] == base:
                 distance = self._out.position - base - moved[index]
-                return _head(OFS_DELTA, len(delta)) + _distance(distance) + deflated
-        return _ref_head(len(delta), pack.oid_at(base)) + deflated
+                return entry_head(OFS_DELTA, len(delta)) + ofs_distance(distance) + deflated
+        return ref_delta_head(len(delta), pack.oid_at(base)) + deflated
 
     def _related(
         self,
@@ -441,20 +465,36 @@ class _Writer:
         if loose is None:
             # git has packed it meanwhile, or it is gone.
             kind, data = self._store.read(raw_oid)
-            out.add(_head(kind, len(data)) + zlib.compress(data, _LEVEL))
+            out.add(entry_head(kind, len(data)) + zlib.compress(data, LEVEL))
             return
         with loose:
             self._deflate(loose)
 
     def _deflate(self, loose: LooseObject) -> None:
         out = self._out
-        deflater = zlib.compressobj(_LEVEL)
-        out.add(_head(loose.type, loose.size))
+        deflater = zlib.compressobj(LEVEL)
+        out.add(entry_head(loose.type, loose.size))
         for piece in loose.pieces():
             deflated = deflater.compress(piece)
             if deflated:
                 out.add(deflated)
         out.add(deflater.flush())
+
+
+def _united(bits: bytes | bytearray, more: bytes | bytearray) -> bytes | bytearray:
+    if not bits:
+        return more
+    size = max(len(bits), len(more))
+    either = int.from_bytes(bits, "little") | int.from_bytes(more, "little")
+    return either.to_bytes(size, "little")
+
+
+def _each_bit(bits: bytes) -> bytes:
+    """Return a byte, 0 or 1, for each bit."""
+    return b"".join([_SPREAD[byte] for byte in bits])
+
+
+_SPREAD = [bytes(byte >> bit & 1 for bit in range(8)) for byte in range(256)]
 
 
 class _Relatives:
@@ -534,32 +574,3 @@ class _Relatives:
         return (join_deltas(delta, following) if following else delta), self._pack.base_offset(
             kind, base, start
         )
-
-
-def _head(kind: int, size: int) -> bytes:
-    """Encode an entry's type and size (gitformat-pack, "pack entries")."""
-    byte = (kind << 4) | (size & 15)
-    size >>= 4
-    head = bytearray()
-    while size:
-        head.append(byte | 0x80)
-        byte = size & 0x7F
-        size >>= 7
-    head.append(byte)
-    return bytes(head)
-
-
-def _ref_head(size: int, base_oid: bytes) -> bytes:
-    return _head(REF_DELTA, size) + base_oid
-
-
-def _distance(back: int) -> bytes:
-    """Encode how far back an OFS_DELTA's base lies (gitformat-pack, "offset encoding")."""
-    head = bytearray((back & 0x7F,))
-    back >>= 7
-    while back:
-        back -= 1
-        head.append(0x80 | (back & 0x7F))
-        back >>= 7
-    head.reverse()
-    return bytes(head)

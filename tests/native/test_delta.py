@@ -1,4 +1,12 @@
-"""Deltas applied: C, dulwich's Rust and Python say the same of good and bad ones."""
+"""Deltas applied: C, dulwich's Rust and Python say the same of good and bad ones. Deltas made."""
+
+import hashlib
+import random
+import struct
+import subprocess
+import zlib
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -8,6 +16,7 @@ from gitsmart import native
 from gitsmart.errors import LimitExceeded, PackError
 from gitsmart.native import delta as native_delta
 from gitsmart.pack import delta as pack_delta
+from gitsmart.pack.packstream import entry_head, ref_delta_head
 
 
 def sized(number: int) -> bytes:
@@ -113,3 +122,79 @@ def test_bad_ones_are_refused(native: bool, monkeypatch: pytest.MonkeyPatch, bod
         monkeypatch.setattr(pack_delta, "_dulwich", rust)
         with pytest.raises(PackError):
             pack_delta.apply_delta(bytes(100), sized(100) + sized(10) + body)
+
+
+# -- made
+
+
+@st.composite
+def versions(draw: st.DrawFn) -> tuple[bytes, bytes]:
+    """Two byte strings that have more or less in common, repetitions among it."""
+    pieces = draw(st.lists(st.binary(min_size=1, max_size=40), min_size=1, max_size=12))
+    number = st.integers(0, len(pieces) - 1)
+    times = st.sampled_from((1, 1, 1, 3, 50))
+
+    def content() -> bytes:
+        return b"".join(pieces[at] * draw(times) for at in draw(st.lists(number, max_size=20)))
+
+    base, target = content(), content()
+    if draw(st.booleans()):
+        at = draw(st.integers(0, len(base)))
+        target = (
+            base[:at] + draw(st.binary(max_size=30)) + base[min(len(base), at + draw(st.integers(0, 50))) :]
+        )
+    return base, target
+
+
+@pytest.mark.skipif(not native.available, reason=native.missing)
+@given(versions(), st.integers(0, 4000))
+def test_what_is_made_gives_the_target(case: tuple[bytes, bytes], limit: int) -> None:
+    base, target = case
+    made = native_delta.make(base, target, 2 * len(target) + 30)
+    assert made is not None
+    base_size, size, pos = pack_delta.delta_sizes(made)
+    assert (base_size, size) == (len(base), len(target))
+    assert pack_delta._apply(base, made, pos, size) == target
+    limited = native_delta.make(base, target, limit)
+    assert limited == (made if len(made) <= limit else None)
+
+
+@pytest.mark.skipif(not native.available, reason=native.missing)
+def test_versions_make_short_deltas_that_git_takes(git: Any, tmp_path: Path) -> None:
+    rng = random.Random(5)
+    lines = [b"%d %s\n" % (number, rng.randbytes(20).hex().encode()) for number in range(3000)]
+    base = b"".join(lines)
+    moved = b"".join(lines[2000:] + lines[:1000] + [b"new\n"] + lines[1000:2000])
+    edited = b"".join(line for number, line in enumerate(lines) if number % 300)
+    targets = [
+        base,
+        moved,
+        edited,
+        b"\0" * 300_000,
+        base + base,
+        base[:-5],
+        b"x" + base,
+        b"none of it" * 3,
+    ]
+    out = struct.pack(">4sII", b"PACK", 2, len(targets))
+    out += entry_head(3, len(base)) + zlib.compress(base)
+    base_oid = hashlib.sha1(b"blob %d\0%b" % (len(base), base)).digest()
+    for number, target in enumerate(targets):
+        delta = native_delta.make(base, target, 2 * len(target) + 100)
+        assert delta is not None
+        assert pack_delta.apply_delta(base, delta) == target
+        if number in (0, 1, 4, 5, 6):
+            assert len(delta) < 60
+        elif number == 2:
+            assert len(delta) < 200
+        if number:
+            out += ref_delta_head(len(delta), base_oid) + zlib.compress(delta)
+    out += hashlib.sha1(out).digest()
+    repo = tmp_path / "r.git"
+    git("init", "-q", "--bare", repo)
+    subprocess.run(
+        ["git", "index-pack", "--stdin", "--strict"], cwd=repo, input=out, check=True, env=git.environ
+    )
+    for target in targets:
+        oid = hashlib.sha1(b"blob %d\0%b" % (len(target), target)).hexdigest()
+        assert git("cat-file", "-s", oid, cwd=repo) == str(len(target))

@@ -6,17 +6,18 @@ import random
 import struct
 import subprocess
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from gitsmart import native as native_module
 from gitsmart.errors import Disconnected, ObjectMissing
 from gitsmart.pack import writer
 from gitsmart.pack.objects import BLOB, SHA1
 from gitsmart.pack.packfile import OFS_DELTA, REF_DELTA, PackFile
-from gitsmart.pack.select import Selection, select_objects
+from gitsmart.pack.select import PackedObjects, Selection, select_objects
 from gitsmart.pack.store import ObjectStore
 from gitsmart.pack.writer import PackStats, write_pack
 
@@ -40,9 +41,32 @@ def written(store: ObjectStore, selection: Selection, **options: Any) -> tuple[b
     stats = write_pack(store, selection, write, **options)
     stream = b"".join(pieces)
     assert stats.bytes == len(stream)
-    assert stats.objects == len(selection.objects) == stats.copied + stats.deflated
-    assert stream[:12] == struct.pack(">4sII", b"PACK", 2, len(selection.objects))
+    assert stats.objects == len(selection) == stats.copied + stats.deflated
+    assert stream[:12] == struct.pack(">4sII", b"PACK", 2, len(selection))
     return stream, stats
+
+
+def by_places(store: ObjectStore, selection: Selection) -> Selection:
+    """Say the same by places in packs, as far as they are in packs."""
+
+    def places(raw_oids: Iterable[bytes]) -> tuple[list[bytes], tuple[PackedObjects, ...]]:
+        rest: list[bytes] = []
+        bits: dict[PackFile, bytearray] = {}
+        for raw_oid in raw_oids:
+            place = store.locate(raw_oid)
+            if place is None:
+                rest.append(raw_oid)
+                continue
+            pack, offset = place
+            rank = pack.rank_of(offset)
+            bits.setdefault(pack, bytearray((pack.count + 7) // 8))[rank >> 3] |= 1 << (rank & 7)
+        # Zeros at the end may be left out.
+        return rest, tuple(PackedObjects(pack, bytes(some).rstrip(b"\0")) for pack, some in bits.items())
+
+    objects, packed = places(selection.objects)
+    has, has_packed = places(selection.client_has)
+    kinds = {raw_oid: selection.objects[raw_oid] for raw_oid in objects}
+    return Selection(kinds, set(has), packed, has_packed)
 
 
 @pytest.fixture
@@ -72,7 +96,7 @@ def client(history: History, tmp_path: Path) -> Callable[..., set[bytes]]:
 
 @pytest.mark.parametrize(("thin", "ofs_delta"), list(itertools.product((True, False), repeat=2)))
 def test_git_takes_clone_and_fetches(
-    history: History, client: Callable[..., set[bytes]], thin: bool, ofs_delta: bool
+    native: bool, history: History, client: Callable[..., set[bytes]], thin: bool, ofs_delta: bool
 ) -> None:
     rng = random.Random(11)
     store = history.store()
@@ -81,7 +105,8 @@ def test_git_takes_clone_and_fetches(
     haves: list[bytes] = []
     for wants in (rng.sample(commits, 2), rng.sample(commits, 3), history.oids("nested", "of-tree"), commits):
         selection = select_objects(store, wants=wants, haves=haves)
-        stream, _ = written(store, selection, thin=thin, ofs_delta=ofs_delta)
+        said = by_places(store, selection) if rng.random() < 0.5 else selection
+        stream, _ = written(store, said, thin=thin, ofs_delta=ofs_delta)
         if selection.objects:
             now = client(stream, *(["--fix-thin"] if thin else []))
             assert now - has <= set(selection.objects)
@@ -104,7 +129,7 @@ def entries(stream: bytes, tmp_path: Path, fmt: Any) -> dict[bytes, int]:
     return {pack.oid_at(offset): pack.entry(offset)[0] for offset in pack.by_offset()[0]}
 
 
-def test_without_ofs_delta_there_is_none(history: History, tmp_path: Path) -> None:
+def test_without_ofs_delta_there_is_none(native: bool, history: History, tmp_path: Path) -> None:
     store = history.store()
     selection = select_objects(store, wants=history.oids("--all"), haves=[])
     kinds = entries(written(store, selection, ofs_delta=False)[0], tmp_path, history.format).values()
@@ -112,17 +137,22 @@ def test_without_ofs_delta_there_is_none(history: History, tmp_path: Path) -> No
     assert REF_DELTA in kinds
 
 
-def test_a_whole_pack_goes_out_as_it_is(packed: History) -> None:
+def test_a_whole_pack_goes_out_as_it_is(native: bool, packed: History) -> None:
     store = packed.store()
     selection = select_objects(store, wants=packed.oids("--all"), haves=[])
     (pack,) = store.packs()
     assert len(selection.objects) == pack.count
-    stream, stats = written(store, selection)
-    assert stream == bytes(pack.data)
-    assert stats.copied == pack.count
+    for said in (selection, by_places(store, selection)):
+        sizes: list[int] = []
+        stream, stats = written(store, said, on_size=sizes.append)
+        assert stream == bytes(pack.data)
+        assert stats.copied == pack.count
+        assert sizes == [len(stream)]
 
 
-def test_next_to_nothing_is_deflated_for_a_clone_of_a_branch(packed: History, tmp_path: Path) -> None:
+def test_next_to_nothing_is_deflated_for_a_clone_of_a_branch(
+    native: bool, packed: History, tmp_path: Path
+) -> None:
     store = packed.store()
     selection = select_objects(store, wants=packed.oids("refs/heads/c150"), haves=[])
     (pack,) = store.packs()
@@ -133,7 +163,7 @@ def test_next_to_nothing_is_deflated_for_a_clone_of_a_branch(packed: History, tm
     assert sum(kind == OFS_DELTA for kind in stored.values()) > 40
 
 
-def test_thin_packs_refer_to_what_the_client_has(packed: History) -> None:
+def test_thin_packs_refer_to_what_the_client_has(native: bool, packed: History) -> None:
     store = packed.store()
     rng = random.Random(12)
     commits = packed.oids(*[f"refs/heads/c{n}" for n in range(1, packed.marks + 1)])
@@ -155,6 +185,7 @@ def test_relatives_serve_as_bases(
     ofs_delta: bool,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(native_module, "available", False)
     monkeypatch.setattr(writer, "_WHOLE_BYTES", 0)
     monkeypatch.setattr(writer, "_RELATED_LEAST", 1)
     related = 0
@@ -186,6 +217,7 @@ def test_relatives_serve_as_bases(
 
 
 def test_bases_of_bases_serve(packed: History, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native_module, "available", False)
     joined: list[bytes] = []
     real = writer._Writer._joined
 
@@ -205,7 +237,7 @@ def test_bases_of_bases_serve(packed: History, tmp_path: Path, monkeypatch: pyte
     assert len(joined) > 10
 
 
-def test_empty_selection(packed: History) -> None:
+def test_empty_selection(native: bool, packed: History) -> None:
     stream, stats = written(packed.store(), Selection({}, set()))
     assert stream == b"PACK\0\0\0\2\0\0\0\0" + hashlib.sha1(b"PACK\0\0\0\2\0\0\0\0").digest()
     assert stats.objects == 0
@@ -224,12 +256,14 @@ def test_loose_objects_go_out_in_pieces(new_history: Any, tmp_path: Path) -> Non
     assert set(entries(stream, tmp_path, SHA1)) == set(oids)
 
 
-def test_an_object_that_is_gone_raises(packed: History) -> None:
+def test_an_object_that_is_gone_raises(native: bool, packed: History) -> None:
     with pytest.raises(ObjectMissing):
         written(packed.store(), Selection({b"\1" * 20: BLOB}, set()))
 
 
-def test_a_loose_object_that_gets_packed_meanwhile_is_found(new_history: Any, tmp_path: Path) -> None:
+def test_a_loose_object_that_gets_packed_meanwhile_is_found(
+    native: bool, new_history: Any, tmp_path: Path
+) -> None:
     history = new_history()
     history.grow(3, unpack=True)
     store = history.store()
@@ -239,7 +273,7 @@ def test_a_loose_object_that_gets_packed_meanwhile_is_found(new_history: Any, tm
     assert set(entries(stream, tmp_path, SHA1)) == set(selection.objects)
 
 
-def test_packs_that_git_removes_meanwhile_are_read_on(new_history: Any, tmp_path: Path) -> None:
+def test_packs_that_git_removes_meanwhile_are_read_on(native: bool, new_history: Any, tmp_path: Path) -> None:
     history = new_history()
     history.grow(30, unpack=False)
     store = history.store()
@@ -253,7 +287,7 @@ def test_packs_that_git_removes_meanwhile_are_read_on(new_history: Any, tmp_path
     assert set(entries(stream, tmp_path, SHA1)) == set(selection.objects)
 
 
-def test_ticks_may_cancel(packed: History, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ticks_may_cancel(native: bool, packed: History, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(writer, "_TICK_EVERY", 10)
     store = packed.store()
 
@@ -336,7 +370,7 @@ def crossed(tmp_path: Path) -> Choosing:
 @pytest.mark.parametrize("places", list(itertools.product("ab", repeat=2)))
 @pytest.mark.parametrize("thin", [True, False])
 def test_deltas_across_packs_never_form_a_circle(
-    crossed: Choosing, tmp_path: Path, places: tuple[str, str], thin: bool
+    native: bool, crossed: Choosing, tmp_path: Path, places: tuple[str, str], thin: bool
 ) -> None:
     crossed.choice = dict(zip((oid_of(X), oid_of(Y)), places, strict=True))
     objects = dict.fromkeys((oid_of(X), oid_of(Y), oid_of(Z)), BLOB)
@@ -346,7 +380,9 @@ def test_deltas_across_packs_never_form_a_circle(
     assert stats.deflated == (1 if places == ("a", "b") else 0)
 
 
-def test_a_base_that_is_in_no_pack_any_more_is_sent_loose(crossed: Choosing, tmp_path: Path) -> None:
+def test_a_base_that_is_in_no_pack_any_more_is_sent_loose(
+    native: bool, crossed: Choosing, tmp_path: Path
+) -> None:
     # X is a delta of Y, Y comes from a loose object, which is written whole.
     loose = tmp_path / "objects" / oid_of(Y).hex()[:2] / oid_of(Y).hex()[2:]
     loose.parent.mkdir()
@@ -364,7 +400,7 @@ def test_a_base_that_is_in_no_pack_any_more_is_sent_loose(crossed: Choosing, tmp
     assert stats.deflated == 1
 
 
-def test_client_objects_are_bases_of_thin_packs_only(crossed: Choosing, tmp_path: Path) -> None:
+def test_client_objects_are_bases_of_thin_packs_only(native: bool, crossed: Choosing, tmp_path: Path) -> None:
     crossed.choice = {oid_of(X): "a"}
     selection = Selection({oid_of(X): BLOB}, {oid_of(Y)})
     stream, stats = written(crossed, selection, thin=False)

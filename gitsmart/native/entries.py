@@ -1,0 +1,258 @@
+"""entries.c, copy.c: entries of packs, in order and by name; copied into a stream.
+
+The structures are those of entries.h and copy.c, field by field. Each object here keeps what it points at.
+"""
+
+from array import array
+from bisect import bisect_left
+from collections.abc import Sequence
+from ctypes import (
+    POINTER,
+    Structure,
+    byref,
+    c_char_p,
+    c_int32,
+    c_int64,
+    c_size_t,
+    c_uint32,
+    c_uint64,
+    c_void_p,
+    pointer,
+)
+from typing import Final
+
+from gitsmart.native import Function, address_of, function, new_bytes
+
+__all__ = ["DONE", "FULL", "ORPHAN", "RUN", "WHOLE", "Copier", "Entries", "Part"]
+
+DONE, FULL, RUN, ORPHAN, WHOLE, _ROOM = 0, 1, 2, 3, 4, 5
+
+
+class _Entries(Structure):
+    _fields_ = (
+        ("data", c_void_p),
+        ("names", c_void_p),
+        ("positions", c_void_p),
+        ("large", c_void_p),
+        ("fan", c_void_p),
+        ("offsets", c_void_p),
+        ("order", c_void_p),
+        ("end", c_uint64),
+        ("large_count", c_uint64),
+        ("count", c_uint32),
+        ("raw_len", c_uint32),
+        ("is_v2", c_uint32),
+        ("wide", c_uint32),
+    )
+
+
+class _Part(Structure):
+    _fields_ = (("pack", POINTER(_Entries)), ("send", c_void_p), ("has", c_void_p))
+
+
+class _Copier(Structure):
+    _fields_ = (
+        ("parts", c_void_p),
+        ("moved", c_void_p),
+        ("moved_count", c_uint64),
+        ("moved_room", c_uint64),
+        ("here", c_uint64),
+        ("run_start", c_uint64),
+        ("run_stop", c_uint64),
+        ("copied", c_uint64),
+        ("deltas", c_uint64),
+        ("part_count", c_uint32),
+        ("part", c_uint32),
+        ("rank", c_uint32),
+        ("ofs_delta", c_uint32),
+        ("least", c_uint32),
+        ("answered", c_uint32),
+        ("forward", c_uint32),
+        ("unused", c_uint32),
+    )
+
+
+_sort: Function = function(
+    "gs_sort_entries", c_int32, POINTER(_Entries), c_void_p, c_void_p, c_void_p, long=True
+)
+_mark: Function = function(
+    "gs_mark_names", c_int64, POINTER(_Entries), c_char_p, c_size_t, c_void_p, c_void_p, long=True
+)
+_names: Function = function(
+    "gs_names_of", c_int64, POINTER(_Entries), c_char_p, c_char_p, c_size_t, long=True
+)
+_copy: Function = function(
+    "gs_copy", c_int32, POINTER(_Copier), c_char_p, c_size_t, POINTER(c_size_t), long=True
+)
+_wrote: Function = function("gs_wrote", c_int32, POINTER(_Copier), c_uint64)
+
+# Copying the head of an entry takes so much room at most, and runs below 64 KiB go into the buffer too.
+_PIECE_LEAST: Final = 128 << 10
+# As many moves as fit in 64 KiB, at first.
+_MOVES: Final = 4096
+
+
+class Entries:
+    """One pack and its index, as C sees them."""
+
+    def __init__(
+        self,
+        *,
+        data: memoryview,
+        end: int,
+        names: memoryview,
+        positions: memoryview,
+        large: memoryview,
+        fan: Sequence[int],
+        raw_len: int,
+        is_v2: bool,
+        reverse: memoryview | None,
+    ) -> None:
+        """Bring the entries in order. `fan` has 257 numbers, which don't fall and end with the count.
+
+        Args:
+            reverse: the table of the reverse index, 4 bytes for each entry.
+
+        Raises:
+            ValueError: an offset is out of bounds, or two entries share one, or `reverse` is wrong.
+            MemoryError
+        """
+        count = fan[-1]
+        wide = end > 0xFFFFFFFF
+        self.offsets = array("Q" if wide else "I", bytes((8 if wide else 4) * count))
+        """Where each entry starts, rising."""
+        self.order = array("I", bytes(4 * count))
+        """For each entry, by offset, its place among the names."""
+        self.count = count
+        self.raw_len = raw_len
+        self._fan = array("I", fan)
+        self._held = (data, names, positions, large)
+        self.structure = _Entries(
+            address_of(data),
+            address_of(names),
+            address_of(positions),
+            address_of(large),
+            self._fan.buffer_info()[0],
+            self.offsets.buffer_info()[0],
+            self.order.buffer_info()[0],
+            end,
+            len(large) // 8,
+            count,
+            raw_len,
+            is_v2,
+            wide,
+        )
+        table = None if reverse is None else address_of(reverse)
+        result = _sort(self.structure, table, self.offsets.buffer_info()[0], self.order.buffer_info()[0])
+        if result == -3:
+            raise MemoryError
+        if result:
+            raise ValueError("the entries of a pack are out of order")
+
+    def rank_of(self, offset: int) -> int:
+        """Return how many entries come before the one at `offset`.
+
+        Raises:
+            ValueError: none starts there.
+        """
+        rank = bisect_left(self.offsets, offset)
+        if rank == self.count or self.offsets[rank] != offset:
+            raise ValueError("a pack has no entry where one is expected")
+        return rank
+
+    def mark(self, raw_oids: bytes, bits: bytearray) -> "array[int]":
+        """Set the bits, by rank, of those of the concatenated names that are here; return which are not.
+
+        `bits` must hold (count + 7) / 8 bytes.
+        """
+        number = len(raw_oids) // self.raw_len
+        assert len(bits) * 8 >= self.count
+        missing = array("I", bytes(4 * number))
+        left = _mark(self.structure, raw_oids, number, address_of(bits), missing.buffer_info()[0])
+        del missing[left:]
+        return missing
+
+    def names(self, bits: bytes) -> bytes:
+        """Return the names of the entries whose bits are set, by rank, one behind the other."""
+        bits = bits.ljust((self.count + 7) // 8, b"\0")
+        number = int.from_bytes(bits, "little").bit_count()
+        names = new_bytes(number * self.raw_len)
+        found = _names(self.structure, bits, names, number)
+        # More bits than objects: as many as there are.
+        return names if found == number else names[: max(found, 0) * self.raw_len]
+
+
+class Part:
+    """A pack of which something is sent, or is a base; `send` and `has` are bits by rank."""
+
+    def __init__(self, entries: Entries, send: "bytes | bytearray", has: "bytes | bytearray") -> None:
+        size = (entries.count + 7) // 8
+        self.entries = entries
+        self.send = bytes(send[:size]).ljust(size, b"\0")
+        self.has = bytes(has[:size]).ljust(size, b"\0") if has else b""
+
+
+class Copier:
+    """Copies the entries of parts, one part after the other."""
+
+    def __init__(self, parts: Sequence[Part], here: int, *, ofs_delta: bool) -> None:
+        """`here` is where in the stream the first entry comes."""
+        self._parts = parts
+        self._array = (_Part * len(parts))()
+        for place, part in zip(self._array, parts, strict=True):
+            place.pack = pointer(part.entries.structure)
+            place.send = address_of(part.send)
+            place.has = address_of(part.has) if part.has else None
+        self._moved = array("Q", bytes(16 * _MOVES))
+        self.state = _Copier(
+            address_of(memoryview(self._array).cast("B")),
+            self._moved.buffer_info()[0],
+            0,
+            _MOVES,
+            here,
+            part_count=len(parts),
+            ofs_delta=ofs_delta,
+        )
+
+    def begin(self, part: int) -> None:
+        """Start with a part; those before it have been written, the others have not."""
+        state = self.state
+        state.part, state.rank, state.answered, state.forward, state.moved_count = part, 0, 0, 0, 0
+
+    def fill(self, size: int) -> tuple[int, memoryview]:
+        """Give what comes next, up to `size` bytes, and why it ends: DONE, FULL, RUN, ORPHAN or WHOLE.
+
+        After RUN, `run` is to be written; after ORPHAN or WHOLE the entry at `state.rank`: tell by `wrote`.
+
+        Raises:
+            ValueError: the pack is malformed.
+        """
+        assert size >= _PIECE_LEAST
+        out = new_bytes(size)
+        used = c_size_t()
+        result = _copy(self.state, out, size, byref(used))
+        if result < 0:
+            raise ValueError("a pack is malformed")
+        if result == _ROOM:
+            self._grow()
+            result = FULL
+        return result, memoryview(out)[: used.value]
+
+    def _grow(self) -> None:
+        self._moved.frombytes(bytes(16 * self.state.moved_room))
+        self.state.moved = self._moved.buffer_info()[0]
+        self.state.moved_room *= 2
+
+    def run(self) -> tuple[int, int]:
+        """Take the run that the caller is to write now: from where to where in the pack."""
+        state = self.state
+        start, stop = state.run_start, state.run_stop
+        state.run_start = state.run_stop = 0
+        return start, stop
+
+    def wrote(self, size: int) -> None:
+        """Note that the caller has written the entry at `state.rank` in a way of its own."""
+        if self.state.moved_count + 1 > self.state.moved_room:
+            self._grow()
+        result = _wrote(self.state, size)
+        assert not result, result
