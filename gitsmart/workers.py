@@ -53,6 +53,13 @@ says."""
 
 YIELD_BYTES: Final = 256 << 10
 
+DIRECT_BYTES: Final = 256 << 10
+"""What is written at once of this size and more goes to the network from the worker's thread, where that is
+possible: it takes two wake-ups of threads, some 100 us."""
+
+WAIT_S: Final = 1.0
+"""Between two looks whether anything moves."""
+
 CALL_THREADS: Final = 8
 """Threads for short calls (passwords, lookups), apart from those of the services: a server whose services
 are all busy still says who may come in. Pulled out of the air; such a call takes milliseconds, or one
@@ -67,6 +74,34 @@ class Send(Protocol):
     """
 
     def __call__(self, data: bytes, *, last: bool) -> Awaitable[None]: ...
+
+
+class Loan(Protocol):
+    """The right to send so many bytes straight to the network, from the worker's thread."""
+
+    def send(
+        self, parts: Sequence[bytes | memoryview], *, timeout_s: float, check: Callable[[], None]
+    ) -> None:
+        """Send them all; blocking. Raises `Disconnected`, and what `check` does."""
+        ...
+
+    def cancel(self) -> None:
+        """Make `send` end soon, in any thread."""
+        ...
+
+
+Lend = Callable[[int], Awaitable[Loan | None]]
+"""Lends the connection for so many bytes, once all that was given to `Send` has gone; None: not this one."""
+
+
+class _LoanRequest:
+    """A worker waits to be lent the connection, then uses it."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.loan: Loan | None = None
+        self.is_decided = False
+        self.is_over = False
 
 
 class _Pipe:
@@ -152,6 +187,9 @@ class Exchange:
         self._room: asyncio.Future[None] | None = None
         self._news: asyncio.Future[None] | None = None
         self._pump_task: asyncio.Task[None] | None = None
+        self.lend: Lend | None = None
+        """Where the connection can be lent to the worker; set it before `run`."""
+        self._wanted: _LoanRequest | None = None  # guarded by the lock, as what is in it
         self.broken: Disconnected | None = None
         self.started = False
         self.bytes_in = 0
@@ -206,6 +244,8 @@ class Exchange:
             self._response.clear()
             self._can_read.notify_all()
             self._can_write.notify_all()
+            if self._wanted is not None and self._wanted.loan is not None and not self._wanted.is_over:
+                self._wanted.loan.cancel()
         self._wake_now()
         if self._pump_task is not None:
             self._pump_task.cancel()
@@ -252,9 +292,16 @@ class Exchange:
             with self._lock:
                 self._loop_waits = False
                 data = b""
-                if self._flushed or self._response_ended or self._response.size >= GATHER_BYTES:
+                wanted = self._wanted
+                if wanted is not None and wanted.is_over:
+                    wanted = self._wanted = None
+                    sent_at = self._loop.time()
+                is_lent = wanted is not None and wanted.is_decided
+                if is_lent:
+                    pass  # the worker is writing, and has nothing in the pipe
+                elif self._flushed or self._response_ended or self._response.size >= GATHER_BYTES:
                     data = self._response.take(GATHER_BYTES)
-                if not data and self._keepalive is not None:
+                if not data and not is_lent and self._keepalive is not None:
                     packet, interval_s = self._keepalive
                     timeout = sent_at + interval_s - self._loop.time()
                     if timeout <= 0 and self._splitting:
@@ -272,7 +319,7 @@ class Exchange:
                     self.started = True  # under the lock: from here on a failure comes too late for a status
                 elif ended or self.broken is not None:
                     return
-                else:
+                elif wanted is None or is_lent:
                     self._loop_waits = True
                     news = self._news = self._loop.create_future()
             if data:
@@ -285,6 +332,8 @@ class Exchange:
                     await asyncio.sleep(0)
                 if last:
                     return
+            elif wanted is not None and not is_lent:
+                await self._lend_to(wanted)
             else:
                 try:
                     async with asyncio.timeout(timeout):
@@ -292,6 +341,19 @@ class Exchange:
                 except TimeoutError:
                     pass
                 unyielded = 0
+
+    async def _lend_to(self, wanted: _LoanRequest) -> None:
+        assert self.lend is not None
+        loan = await self.lend(wanted.size) if self.started else None
+        with self._lock:
+            wanted.loan, wanted.is_decided = loan, True
+            if loan is None:
+                wanted.is_over = True
+            else:
+                self.bytes_out += wanted.size
+                if self.broken is not None:
+                    loan.cancel()
+            self._can_write.notify_all()
 
     # -- the worker's face is WorkerChannel
 
@@ -403,6 +465,9 @@ class WorkerChannel:
     def write_all(self, parts: Sequence[bytes | memoryview]) -> None:
         """Queue `parts`, one behind the other, as `write` does; no keepalive lands between two of them."""
         x = self._x
+        size = sum(map(len, parts))
+        if x.lend is not None and size >= DIRECT_BYTES and self._send_direct(parts, size):
+            return
         gathered: list[bytes | memoryview] = []
         size = 0
         try:
@@ -418,6 +483,38 @@ class WorkerChannel:
             self.write(b"".join(gathered))
         finally:
             x._splitting = False
+
+    def _send_direct(self, parts: Sequence[bytes | memoryview], size: int) -> bool:
+        """Send on the connection itself, behind all that was written; False when it is not to be had."""
+        x = self._x
+        wanted = _LoanRequest(size)
+        with x._lock:
+            if x.broken is not None:
+                raise x.broken
+            x._wanted = wanted
+            x._flushed = x._response.size > 0
+            x._wake()
+            waited_s, taken = 0.0, x._response.taken
+            while not wanted.is_decided and x.broken is None:
+                if x._can_write.wait(WAIT_S) or x._response.taken != taken:
+                    waited_s, taken = 0.0, x._response.taken
+                    continue
+                waited_s += WAIT_S
+                if waited_s >= x._idle_timeout_s:
+                    raise TimedOut(f"nothing was read for {x._idle_timeout_s:g} seconds")
+            if x.broken is not None:
+                raise x.broken
+            loan = wanted.loan
+        if loan is None:
+            return False
+        try:
+            loan.send(parts, timeout_s=x._idle_timeout_s, check=self.check)
+        finally:
+            with x._lock:
+                wanted.is_over = True
+                x._loop_waits = True
+                x._wake()
+        return True
 
     def flush(self) -> None:
         """Let all that was written cross now, however little it is."""

@@ -1,6 +1,7 @@
 """The seam: bounded pipes, an open status, and a worker that is freed when its client leaves."""
 
 import asyncio
+import socket
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -8,6 +9,7 @@ from collections.abc import Awaitable, Callable, Iterator
 import pytest
 
 from gitsmart.errors import Disconnected, ProtocolError, TimedOut, Unavailable
+from gitsmart.httpd.loan import Loan
 from gitsmart.workers import GATHER_BYTES, PIPE_BYTES, Exchange, WorkerChannel, Workers
 
 
@@ -527,3 +529,116 @@ def test_closed_workers_say_so() -> None:
             await workers.call(int)
 
     asyncio.run(main())
+
+
+# -- the connection itself, lent to a worker
+
+
+class Line:
+    """A connection whose other end a thread reads, slowly if it is told to."""
+
+    def __init__(self, *, is_lendable: bool = True) -> None:
+        self.ours, self.theirs = socket.socketpair()
+        self.ours.setblocking(False)
+        self.is_lendable = is_lendable
+        self.loans = 0
+
+    async def send(self, data: bytes, *, last: bool) -> None:
+        await asyncio.get_running_loop().sock_sendall(self.ours, data)
+
+    async def lend(self, size: int) -> Loan | None:
+        self.loans += 1
+        return Loan(self.ours, b"<", b">") if self.is_lendable else None
+
+    def close(self) -> None:
+        self.ours.close()
+        self.theirs.close()
+
+    def read_all(self) -> bytes:
+        data = bytearray()
+        while piece := self.theirs.recv(1 << 20):
+            data += piece
+        return bytes(data)
+
+
+@pytest.fixture
+def line() -> Iterator[Line]:
+    made = Line()
+    yield made
+    made.close()
+
+
+PARTS = [bytes([n % 251]) * (1 + n * 37 % 70_000) for n in range(200)]
+
+
+@pytest.mark.parametrize("is_lendable", [True, False])
+def test_what_is_written_directly_comes_in_order(workers: Workers, line: Line, *, is_lendable: bool) -> None:
+    asyncio.run(_write_directly(workers, line, is_lendable=is_lendable))
+
+
+async def _write_directly(workers: Workers, line: Line, *, is_lendable: bool) -> None:
+    line.is_lendable = is_lendable
+
+    def service(channel: WorkerChannel) -> str:
+        channel.keepalive(b"#", 0.001)
+        channel.write(b"before;")
+        channel.write_all(PARTS)
+        channel.write(b";between;")
+        channel.write_all(PARTS[:2])  # too little to be worth it
+        channel.write_all(PARTS)
+        channel.keepalive(b"", 0)
+        return "done"
+
+    exchange = workers.exchange()
+    exchange.lend = line.lend
+    reading = asyncio.create_task(asyncio.to_thread(line.read_all))
+    assert await workers.run(service, exchange, line.send) == "done"
+    line.ours.close()
+    head, tail = (b"<", b">") if is_lendable else (b"", b"")
+    whole = head + b"".join(PARTS) + tail
+    got = await reading
+    assert (
+        got.count(b"<") - b"".join(PARTS).count(b"<") * 2 - b"".join(PARTS[:2]).count(b"<") == 2 * is_lendable
+    )
+    # a keepalive is between writes, never in one
+    pieces = [b"before;", whole, b";between;" + b"".join(PARTS[:2]), whole]
+    at = 0
+    for piece in pieces:
+        while got[at : at + len(piece)] != piece:
+            assert got[at : at + 1] == b"#", at
+            at += 1
+        at += len(piece)
+    assert got[at:].strip(b"#") == b""
+    assert line.loans == 2
+    assert exchange.bytes_out == len(got) - 4 * is_lendable
+
+
+@pytest.mark.parametrize("way", ["abort", "reset", "never reads"])
+def test_a_client_that_leaves_frees_the_worker_that_sends_to_it(
+    workers: Workers, line: Line, way: str
+) -> None:
+    asyncio.run(_leave(workers, line, way))
+
+
+async def _leave(workers: Workers, line: Line, way: str) -> None:
+    left = threading.Event()
+
+    def service(channel: WorkerChannel) -> None:
+        channel.write(b"x" * GATHER_BYTES)
+        try:
+            channel.write_all([b"y" * 60_000] * 1000)
+        finally:
+            left.set()
+
+    exchange = Exchange(idle_timeout_s=0.3 if way == "never reads" else 20)
+    exchange.lend = line.lend
+    running = asyncio.create_task(workers.run(service, exchange, line.send))
+    await until(lambda: line.loans == 1)
+    assert not left.wait(0.05)
+    if way == "abort":
+        exchange.abort()
+    elif way == "reset":
+        line.theirs.close()
+    with pytest.raises(Disconnected):
+        await running
+    assert left.is_set()

@@ -46,6 +46,7 @@ from tornado.iostream import IOStream, StreamClosedError
 from tornado.netutil import add_accept_handler
 
 from gitsmart.errors import GitsmartError, LimitExceeded, ProtocolError, TimedOut
+from gitsmart.httpd.loan import Loan
 from gitsmart.wire.chunked import ChunkDecoder
 from gitsmart.wire.http_head import (
     Framing,
@@ -170,7 +171,7 @@ class HTTPServer(tornado.httpserver.HTTPServer):
         self.body_high_water_bytes = 0  # the most that was ever buffered here for one request body
         self.draining = False
         self._open: set[_Connection] = set()
-        self._goodbyes: _Goodbyes | None = None
+        self.goodbyes: _Goodbyes | None = None
 
     def add_sockets(self, sockets: Iterable[socket.socket]) -> None:
         """Accept connections on listening sockets, as Tornado's, but see `_Listener`."""
@@ -183,20 +184,20 @@ class HTTPServer(tornado.httpserver.HTTPServer):
         """Serve one accepted connection. Tornado calls it."""
         connection = _Connection(self, stream, address)
         self._open.add(connection)
-        if self._goodbyes is None:
-            self._goodbyes = _Goodbyes()
-        self._goodbyes.add(connection)
+        if self.goodbyes is None:
+            self.goodbyes = _Goodbyes()
+        self.goodbyes.add(connection)
         connection.task = asyncio.ensure_future(connection.serve())
 
     def on_close(self, server_conn: object) -> None:
         """Forget a connection whose loop has ended."""
         connection = cast(_Connection, server_conn)
         self._open.discard(connection)
-        if self._goodbyes is not None:
-            self._goodbyes.remove(connection)
+        if self.goodbyes is not None:
+            self.goodbyes.remove(connection)
             if not self._open:
-                self._goodbyes.close()
-                self._goodbyes = None
+                self.goodbyes.close()
+                self.goodbyes = None
 
     async def close_all_connections(self) -> None:
         """Cut every connection, and wait until their loops have ended."""
@@ -280,6 +281,7 @@ class RequestConnection(httputil.HTTPConnection):
         self._remaining: int | None = None  # of a response with Content-Length
         self._ends_by_fin = False  # a response with neither Content-Length nor chunks
         self._probed = False
+        self._is_lent = False  # a worker may be sending; it will learn of it if the client has gone
         self._close_callback: Callable[[], None] | None = None
 
     def set_close_callback(self, callback: Callable[[], None] | None) -> None:
@@ -357,6 +359,33 @@ class RequestConnection(httputil.HTTPConnection):
         """Send a piece of the response's body. The future is done when the socket has taken it."""
         return self._send(self._framed(chunk))
 
+    async def lend(self, size: int) -> Loan | None:
+        """Let a worker send the next `size` bytes of the response's body, once what was written has gone.
+
+        Nothing may be written until it has. None where that can't be: TLS, a response that the connection's
+        end will end, one whose head isn't written, or one that ended.
+
+        Raises:
+            StreamClosedError: the client has gone.
+        """
+        stream = self.stream
+        sock = stream.socket
+        if self.finished or not self.head_written or self._ends_by_fin or isinstance(sock, ssl.SSLSocket):
+            return None
+        if not self._chunked and (self._remaining is None or self._remaining < size):
+            return None
+        if stream.writing():
+            await stream.write(b"")
+        if stream.closed():
+            raise StreamClosedError
+        if self._remaining is not None:
+            self._remaining -= size
+        if not self._is_lent:
+            self._is_lent = True
+            self._connection.watch_leaving(on=False)
+        frame = (b"%x\r\n" % size, b"\r\n") if self._chunked else (b"", b"")
+        return Loan(sock, *frame)
+
     def finish(self) -> None:
         """End the response.
 
@@ -369,6 +398,7 @@ class RequestConnection(httputil.HTTPConnection):
             raise httputil.HTTPOutputError(
                 f"response is {self._remaining} bytes shorter than its Content-Length"
             )
+        self._take_back()
         if self._chunked:
             self._send(b"0\r\n\r\n")
         self.finished = True
@@ -384,7 +414,14 @@ class RequestConnection(httputil.HTTPConnection):
             return b"".join((b"%x\r\n" % len(chunk), chunk, b"\r\n"))
         return chunk
 
+    def _take_back(self) -> None:
+        """The worker that it was lent to has sent what it had."""
+        if self._is_lent:
+            self._is_lent = False
+            self._connection.watch_leaving(on=True)
+
     def _send(self, data: bytes) -> "asyncio.Future[None]":
+        self._take_back()
         if self.finished or self.stream.closed():
             future: asyncio.Future[None] = asyncio.Future()
             future.set_exception(StreamClosedError())
@@ -413,7 +450,7 @@ class RequestConnection(httputil.HTTPConnection):
         before the response's head (RFC 9110 section 15.2: a client must be able to read it unasked), and
         after it a leading zero of the next chunk's size.
         """
-        if self._probed or self.finished or self._head.version != "HTTP/1.1":
+        if self._probed or self.finished or self._head.version != "HTTP/1.1" or self._is_lent:
             return
         self._probed = True
         if not self.head_written:
@@ -867,6 +904,15 @@ class _Connection:
             return False
         return ahead.finished
 
+    def watch_leaving(self, *, on: bool) -> None:
+        """Have the kernel tell of the client's leaving, or not: not while a worker sends.
+
+        For that has a descriptor of its own, so that closing ours would not end the watch, and news of this
+        connection would come under a number that is another one's by then.
+        """
+        if self.server.goodbyes is not None and not self.stream.closed():
+            self.server.goodbyes.watch(self, on=on)
+
     def on_goodbye(self, is_reset: bool) -> None:
         """The kernel says that the client has closed its side, or both."""
         if is_reset:
@@ -1048,6 +1094,12 @@ class _Goodbyes:
         self._connections[connection.fd] = connection
         if self._epoll is not None:
             self._epoll.register(connection.fd, _RDHUP | select.EPOLLET)
+
+    def watch(self, connection: _Connection, *, on: bool) -> None:
+        if self._epoll is not None and on:
+            self._epoll.register(connection.fd, _RDHUP | select.EPOLLET)
+        elif self._epoll is not None:
+            self._epoll.unregister(connection.fd)
 
     def remove(self, connection: _Connection) -> None:
         # Closing the socket has unregistered it; its number may be another connection's by now.

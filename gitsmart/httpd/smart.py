@@ -19,7 +19,7 @@ with nothing, so it is a 200 with an empty body, after the same checks as the re
 import asyncio
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Final
+from typing import Final, cast
 
 from tornado.iostream import StreamClosedError
 from tornado.web import stream_request_body
@@ -32,9 +32,11 @@ from gitsmart.errors import (
     RepositoryNotFound,
     ServiceDisabled,
 )
+from gitsmart.httpd.connection import RequestConnection
 from gitsmart.httpd.cors import cors_headers, preflight_headers
 from gitsmart.httpd.errors import UnsupportedMediaType
 from gitsmart.httpd.handler import Handler, Site, shorten
+from gitsmart.httpd.loan import Loan
 from gitsmart.repo.repository import Repository
 from gitsmart.service.advertise import ServiceName, advertise
 from gitsmart.service.channel import Channel, DecodedChannel, GzippedChannel, PeekedChannel
@@ -184,6 +186,8 @@ class SmartHandler(Handler):
         if self.gone:
             raise Disconnected("the client has gone")
         self._exchange = self.site.workers.exchange()
+        if isinstance(self.request.connection, RequestConnection):
+            self._exchange.lend = self._lend
         self._task = asyncio.create_task(self._run(service, self._exchange))
 
     def select_service(self) -> None:
@@ -256,6 +260,16 @@ class SmartHandler(Handler):
             await self.flush()
         except StreamClosedError:
             raise Disconnected("the client has gone") from None
+
+    async def _lend(self, size: int) -> Loan | None:
+        """Lend the connection to the worker for `size` bytes of the response."""
+        try:
+            loan = await cast(RequestConnection, self.request.connection).lend(size)
+        except StreamClosedError:
+            raise Disconnected("the client has gone") from None
+        if loan is not None:
+            self.bytes_out += size
+        return loan
 
     def result_fields(self) -> dict[str, object]:
         fields: dict[str, object] = {"objects": self._report.objects, "refs": self._report.refs}

@@ -79,6 +79,7 @@ class PackBody:
 
     def __init__(self, pack: PackFile) -> None:
         self.pack = pack
+        self.head = bytes(pack.data[:PACK_HEAD_BYTES])
         self.size = pack.end - PACK_HEAD_BYTES
 
     def view(self, start: int, n: int) -> memoryview:

@@ -213,6 +213,8 @@ class PackSink:
         self._skip = PACK_HEAD_BYTES
         self._held = b""
         self._digest = None if pack.base is None else self._key.format.new_hash()
+        self._checksum = b""
+        """Of a pack that goes out just as it is."""
         self._progress_at = 0.0
         self._outside_at = time.monotonic() + _OUTSIDE_S
 
@@ -269,6 +271,9 @@ class PackSink:
             pack.changed.notify_all()
         if base is None:
             return
+        if isinstance(base.body, PackBody) and base.count == count and base.body.head == head:
+            self._checksum = base.body.pack.checksum
+            return
         # The others read the base while its part of the checksum is computed.
         digest = self._digest = self._key.format.new_hash()
         digest.update(head)
@@ -289,6 +294,8 @@ class PackSink:
             skipped = min(self._skip, len(data))
             self._skip -= skipped
             data = data[skipped:]
+        if self._checksum:
+            return
         if self._digest is not None:  # the last bytes are a checksum that is replaced
             raw_len = self._key.format.raw_len
             joined = self._held + bytes(data)
@@ -300,7 +307,9 @@ class PackSink:
 
     def end(self) -> None:
         """All was written."""
-        if self._digest is not None:
+        if self._checksum:
+            self._add(self._checksum)
+        elif self._digest is not None:
             self._add(self._digest.digest())
 
     def _add(self, data: bytes | memoryview) -> None:
@@ -742,7 +751,7 @@ class PackCache:
         body: Body | None = None
         if file.base_kind == BASE_PACK:
             for pack in packs():
-                if bytes(pack.data[pack.end :]).ljust(32, b"\0") == file.base_id:
+                if pack.checksum.ljust(32, b"\0") == file.base_id:
                     body = PackBody(pack)
                     break
         elif file.base_kind == BASE_CACHED:

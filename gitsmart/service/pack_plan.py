@@ -13,11 +13,12 @@ What is sent is what `select_objects` gives; who may ask for it was decided befo
 
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
-from itertools import compress
+from itertools import chain, compress
 from typing import Protocol
 
 from gitsmart.errors import ObjectMissing, PackError
-from gitsmart.pack.cachefile import Base, Facts
+from gitsmart.pack.cachefile import BASE_PACK, Base, Facts, PackBody
+from gitsmart.pack.closure import pack_roots
 from gitsmart.pack.objects import COMMIT
 from gitsmart.pack.packcache import PackKey, PackSink
 from gitsmart.pack.select import PackedObjects, Selection, walk_commits
@@ -166,7 +167,7 @@ class PackPlan:
     def _bases(self, sink: PackSink) -> Iterator[Base]:
         """Give the packs that this one can be built on, the most promising first."""
         walks = 0
-        for base in sink.bases():
+        for base in chain(self._whole_packs(sink.tick), sink.bases()):
             left = base.roots.difference(self.wants, self.tags)
             if left:
                 walks += 1
@@ -175,6 +176,28 @@ class PackPlan:
                 if not self._reach(left, sink.tick):
                     continue
             yield base
+
+    def _whole_packs(self, tick: Callable[[int], None]) -> Iterator[Base]:
+        """Give the repository's largest pack, if it holds all that its objects refer to.
+
+        The first time that it's asked for, what it refers to is found out: see closure.py.
+        """
+        packs = self.repo.objects.packs()
+        pack = max(packs, key=lambda pack: pack.count, default=None)
+        if pack is None or not self.request.ofs_delta or pack.count * 2 < sum(pack.count for pack in packs):
+            return
+        if not any(want in pack for want in self.wants):
+            return
+        found = pack_roots(pack, tick=tick)
+        if found.is_closed and pack.count:
+            yield Base(
+                kind=BASE_PACK,
+                id=pack.checksum.ljust(32, b"\0"),
+                body=PackBody(pack),
+                count=pack.count,
+                roots=found.roots,
+                contains=pack.__contains__,
+            )
 
     def _reach(self, roots: frozenset[bytes], tick: Callable[[int], None]) -> bool:
         """Whether the wants lead to all of `roots`, commits."""

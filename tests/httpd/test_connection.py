@@ -192,7 +192,7 @@ async def serving(routes: list[Any] = ROUTES, **options: Any) -> AsyncIterator[t
         server.stop()
         await server.close_all_connections()
         assert not server._open
-        assert server._goodbyes is None
+        assert server.goodbyes is None
         others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
         await asyncio.wait_for(asyncio.gather(*others, return_exceptions=True), 5) if others else None
 

@@ -270,3 +270,38 @@ def test_a_client_without_side_band(served: Served, clones: Clones, git: Git, tm
         assert channel.response.startswith(b"0008NAK\n")
         pack = bytes(channel.response[8:])
         assert unpack(git, pack, tmp_path / "bare") == served.objects("main")
+
+
+def test_a_pack_of_the_repository_goes_out_as_it_is(served: Served, clones: Clones) -> None:
+    served.git("repack", "-adq", cwd=served.path)
+    (path,) = served.path.glob("objects/pack/*.pack")
+    pack, _ = clones.fetch(*[b"want " + oid for oid in clones.refs()])
+    assert pack == path.read_bytes()
+    assert sum(file.stat().st_size for file in clones.directory.glob("*/*.pack")) < 6000
+    clones.restart()
+    assert clones.clone() == (served.objects("--all"), "clone, cached")
+    # the pack that it was built on goes: it is made anew
+    path.unlink()
+    path.with_suffix(".idx").unlink()
+    (served.path / "objects" / "pack" / "x").touch()
+    served.git("fetch", "-q", served.work, "main", "topic", "v1", cwd=served.path)
+    served.git("repack", "-adq", "--window=0", cwd=served.path)
+    clones.restart()
+    assert clones.clone() == (served.objects("--all"), "clone")
+
+
+def test_a_pack_that_holds_more_is_not_sent_whole(served: Served, clones: Clones) -> None:
+    served.git("repack", "-adq", cwd=served.path)
+    everything = served.objects("--all")
+    served.git("update-ref", "refs/heads/main", "main~1", cwd=served.path)
+    served.git("repack", "-adkq", cwd=served.path)
+    assert clones.clone()[0] == served.objects("--all") < everything
+    served.git("update-ref", "-d", "refs/heads/topic", cwd=served.path)
+    assert clones.clone()[0] == served.objects("--all")
+    # without ofs-delta a pack that has such deltas can't be copied
+    channel = BytesChannel(v2_body(b"want " + served.oid("main"), b"done"))
+    upload_pack(clones.repo, channel, version=2, options=ServiceOptions(pack_cache=clones.cache))
+    pack = read_answer(channel.response).pack
+    place = clones.directory.parent / "refs-only"
+    assert unpack(served.git, pack, place) == served.objects("main")
+    settle()
