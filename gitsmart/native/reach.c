@@ -452,7 +452,21 @@ GS_API gs_walk *gs_walk_new(const gs_pack *packs, uint32_t number, uint32_t raw_
     return walk;
 }
 
-GS_API uint64_t *gs_walk_seen(gs_walk *walk) { return walk->seen; }
+/* Begin anew, with what is held of objects. */
+GS_API void gs_walk_reset(gs_walk *walk)
+{
+    uint32_t i;
+    memset(walk->seen, 0, 8 * walk->words);
+    memset(walk->pending, 0, 8 * walk->words);
+    memset(walk->level, 0, 8 * walk->words);
+    walk->has_level = 0;
+    walk->stack_size = 0;
+    walk->missing_size = 0;
+    memset(walk->memo, 0, (size_t)32 << MEMO_BITS);
+    memset(walk->memo, 0xff, 32);
+    for (i = 0; i < walk->number_slots; i++)
+        walk->slots[i].is_closed = 0;
+}
 
 /* Add bits, as Python holds them: these objects, and all that they refer to, are reached. */
 GS_API void gs_walk_add_bits(gs_walk *walk, const uint8_t *bits, size_t size)

@@ -59,6 +59,7 @@ _types: Function = function("gs_types", c_int32, _pack, c_uint32, long=True)
 _of_type: Function = function("gs_of_type", None, _pack, c_uint32, c_void_p, long=True)
 _new: Function = function("gs_walk_new", c_void_p, _pack, c_uint32, c_uint32)
 _free: Function = function("gs_walk_free", None, c_void_p)
+_reset: Function = function("gs_walk_reset", None, c_void_p)
 _add_bits: Function = function("gs_walk_add_bits", None, c_void_p, c_void_p, c_size_t)
 _bits: Function = function("gs_walk_bits", None, c_void_p, c_char_p, c_size_t)
 _push: Function = function("gs_walk_push", c_int32, c_void_p, c_uint32)
@@ -149,6 +150,10 @@ class Walk:
                 raise MemoryError
             raise BrokenError
         return code
+
+    def reset(self) -> None:
+        """Begin anew; objects that are held stay so."""
+        _reset(self._walk)
 
     def add_bits(self, bits: bytes | bytearray) -> None:
         """Take these objects for reached, with all that they refer to."""

@@ -286,6 +286,10 @@ class PackFile:
                 return middle
         return None
 
+    def position_of(self, raw_oid: bytes) -> int | None:
+        """Return the place of an object in the index; None when it is not in this pack."""
+        return self._position(raw_oid)
+
     def offset_of(self, raw_oid: bytes) -> int | None:
         """Return where the object's entry starts; None when it is not in this pack. About a microsecond."""
         position = self._position(raw_oid)

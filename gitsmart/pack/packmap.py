@@ -9,6 +9,7 @@ made; `pack_map` gives the one of now.
 With the native module: 5 bytes an object (9 without a .rev file), held as long as the store knows the pack.
 """
 
+import struct
 import threading
 import weakref
 from array import array
@@ -115,11 +116,19 @@ class PackMap:
         """Return an object's number; None when it is in none of the packs."""
         if len(raw_oid) != self.raw_len:
             return None
-        for pack, first in zip(self.packs, self.firsts, strict=True):
-            offset = pack.offset_of(raw_oid)
-            if offset is not None:
-                return first + pack.rank_of(offset)
+        for at, pack in enumerate(self.packs):
+            position = pack.position_of(raw_oid)
+            if position is not None:
+                return self.number_at(at, position)
         return None
+
+    def number_at(self, pack: int, position: int) -> int:
+        """Return the number of the `position`th object in the index of the `pack`th pack."""
+        if native.available:
+            (rank,) = struct.unpack_from("=I", self._native[1][pack].rank, 4 * position)
+        else:
+            rank = self.packs[pack].rank_of(self.packs[pack].offset_at(position))
+        return self.firsts[pack] + int(rank)
 
     def numbers_of(self, raw_oids: Iterable[bytes]) -> list[int | None]:
         """As `number_of`, for many: 0.2 us each with a native module."""

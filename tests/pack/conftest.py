@@ -152,6 +152,8 @@ def make_history(path: Path, environ: dict[str, str], fmt: ObjectFormat, **more:
         env=environ,
         check=True,
     )
+    # Selections are compared with what git gives without bitmaps, unless a test writes some.
+    run_git(path, "config", "repack.writeBitmaps", "false", environ=environ)
     return History(path, fmt, environ, random.Random(more.pop("seed", 1)), **more)
 
 
