@@ -324,15 +324,16 @@ class _Ingest:
             pass
 
     def _header(self) -> None:
+        # The texts are git's: builtin/receive-pack.c parse_pack_header()
         self._need(12)
         header = self._buffer[:12]
         if len(header) < 12:
-            raise PackError("early EOF")
+            raise PackError("eof before pack header was fully read")
         magic, version, total = struct.unpack(">4sII", header)
         if magic != b"PACK":
-            raise PackError("pack signature mismatch")
+            raise PackError("protocol error (pack signature mismatch detected)")
         if version not in (2, 3):
-            raise PackError(f"pack version {version} unsupported")
+            raise PackError("protocol error (pack version unsupported)")
         if total > self._limits.objects:
             raise LimitExceeded(f"pack of {total} objects exceeds the limit of {self._limits.objects}")
         self._pos = 12

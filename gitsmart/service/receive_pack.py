@@ -75,6 +75,7 @@ the air; it costs the client more than us.
 """
 
 _READ = 1 << 16
+_NO_CUTS = "shallow update not allowed"
 
 
 def receive_pack(
@@ -481,7 +482,9 @@ class _ReceivePack:
         for update in new:
             why = incomplete.get(update.command.new)
             if why is not None:
-                self._refuse(update, Refusal(why, f"{show_ref(update.command.ref)}: {why}"))
+                update.reason = why
+                if why != _NO_CUTS:
+                    self._say(f"error: {show_ref(update.command.ref)}: {why}\n")
 
     def _cut_history(self, push: Push, incomplete: Mapping[bytes, str]) -> dict[bytes, str]:
         """Judge tips that aren't whole by themselves and come out of a shallow clone; give those to refuse.
@@ -499,7 +502,7 @@ class _ReceivePack:
             if self._repo.config.get_bool("receive.shallowUpdate", False):
                 self._shallow_roots[tip] = push.reached_roots(tip, roots, tick=tick)
             else:
-                refused[tip] = "shallow update not allowed"
+                refused[tip] = _NO_CUTS
         return refused
 
     def _pre_receive(self, push: Push) -> None:

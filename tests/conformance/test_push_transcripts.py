@@ -1,6 +1,10 @@
 r"""Push exchanges, byte by byte: what a client (C) sends, what the server (S) has to answer.
 
-    C: text         a pkt-line with that payload; \0 is a NUL; {next} and the like are oids of `History`
+    config N V      the repository's git config
+    hook N: text    a hook, a shell script of one line; \000 is for printf
+    repository N    `empty` instead of the one with history
+    C: text         a pkt-line with that payload; \0 is a NUL, \n a LF; {next} and so on are oids of `History`
+    C: RAW text     bytes that are no pkt-line
     C: 0000         a flush-pkt
     C: PACK revs    a pack with what the revs reach, as git makes it
     S: text         a pkt-line; S2: one on band 2; S1: one on band 1, holding the pkt-lines between bars
@@ -54,33 +58,40 @@ class History:
 
     main     its only branch                  next    a child of main, which isn't there yet
     other    a child of main's parent         tree    main's tree
+    far      a child of next
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, object_format: str = "sha1") -> None:
         self.path = path
         self.work = path / "work"
         self.bare = path / "root" / "repo.git"
-        self.oids: dict[str, str] = {"zero": "0" * 40, "none": "1" * 40}
+        self.format = object_format
+        digits = 64 if object_format == "sha256" else 40
+        self.oids: dict[str, str] = {"zero": "0" * digits, "none": "1" * digits}
 
     def make(self) -> None:
         (self.path / "root").mkdir()
-        self.git("init", "-q", "--bare", str(self.bare))
-        self.git("init", "-q", str(self.work))
+        of = f"--object-format={self.format}"
+        self.git("init", "-q", "--bare", of, str(self.bare))
+        self.git("init", "-q", "--bare", of, str(self.path / "root" / "empty.git"))
+        self.git("init", "-q", of, str(self.work))
         self.commit("one")
         self.commit("two")
         self.git("push", "-q", str(self.bare), "HEAD:refs/heads/main", cwd=self.work)
         self.git("branch", "main-was", cwd=self.work)
         self.commit("three")
-        self.git("checkout", "-q", "-b", "other", "main~2", cwd=self.work)
+        self.commit("far")
+        self.git("checkout", "-q", "-b", "other", "main~3", cwd=self.work)
         self.commit("four")
 
     def resolve(self) -> None:
         names = {
-            "next": "main",
-            "main": "main~1",
-            "first": "main~2",
+            "far": "main",
+            "next": "main~1",
+            "main": "main~2",
+            "first": "main~3",
             "other": "other",
-            "tree": "main~1^{tree}",
+            "tree": "main~2^{tree}",
         }
         for name, rev in names.items():
             self.oids[name] = self.git("rev-parse", rev, cwd=self.work).decode().strip()
@@ -110,7 +121,7 @@ class History:
         self.git("commit", "-q", "-m", text, cwd=self.work)
 
     def bytes_of(self, text: str) -> bytes:
-        return text.format(**self.oids).replace("\\0", "\0").encode()
+        return text.format(**self.oids).replace("\\0", "\0").replace("\\n", "\n").encode()
 
 
 @pytest.fixture(scope="module", name="template")
@@ -133,10 +144,14 @@ def parse(transcript: str, history: History) -> tuple[bytes, bytes]:
     request, response = b"", b""
     for line in transcript.strip().splitlines():
         side, _, text = line.strip().partition(": ")
+        if side.split(" ", 1)[0] in ("config", "hook", "repository"):
+            continue
         payload = history.bytes_of(text)
         if side == "C" and text.startswith("PACK "):
             revs = history.bytes_of(text[5:].replace(" ", "\n")) + b"\n"
             request += history.git("pack-objects", "--revs", "--stdout", "-q", cwd=history.work, data=revs)
+        elif side == "C" and text.startswith("RAW "):
+            request += payload[4:]
         elif side == "C":
             request += b"0000" if text == "0000" else pkt(payload)
         elif side == "S":
@@ -348,11 +363,196 @@ EXCHANGES = [
         f"""
         C: {{zero}} {{next}} refs/heads/x\\0 {CAPS}
         C: 0000
-        S1: |unpack early EOF|ng refs/heads/x unpacker error|0000|
+        S1: |unpack eof before pack header was fully read|ng refs/heads/x unpacker error|0000|
         S: 0000
         """,
-        False,  # git: eof before pack header was fully read
+        True,
         id="no-pack",
+    ),
+    pytest.param(
+        f"""
+        C: {{zero}} {{main}} refs/heads/new\\0 {CAPS} quiet
+        C: 0000
+        C: PACK {{main}} ^{{main}}
+        S1: |unpack ok|ok refs/heads/new|0000|
+        S: 0000
+        """,
+        True,
+        id="quiet",
+    ),
+    pytest.param(
+        f"""
+        C: {{main}} {{zero}} refs/heads/main\\0 {CAPS}
+        config receive.denyDeleteCurrent ignore
+        C: 0000
+        S1: |unpack ok|ok refs/heads/main|0000|
+        S: 0000
+        """,
+        True,
+        id="delete",
+    ),
+    pytest.param(
+        f"""
+        C: {{main}} {{next}} refs/heads/main\\0 {CAPS} atomic
+        C: {{zero}} {{main}} refs/heads/z
+        C: 0000
+        C: PACK {{next}} ^{{main}}
+        S1: |unpack ok|ok refs/heads/main|ok refs/heads/z|0000|
+        S: 0000
+        """,
+        True,
+        id="atomic-all",
+    ),
+    pytest.param(
+        f"""
+        repository empty
+        C: {{zero}} {{main}} refs/heads/main\\0 {V2} atomic
+        C: {{zero}} {{first}} refs/tags/one
+        C: 0000
+        C: PACK {{main}}
+        S1: |unpack ok|ok refs/heads/main|ok refs/tags/one|0000|
+        S: 0000
+        """,
+        True,
+        id="empty-repository",
+    ),
+    pytest.param(
+        """
+        C: {main} {zero} refs/heads/main\\0 report-status-v2
+        C: {zero} {next} refs/heads/new
+        C: 0000
+        C: PACK {next} ^{main}
+        S: unpack ok
+        S: ng refs/heads/main deletion of the current branch prohibited
+        S: ok refs/heads/new
+        S: 0000
+        """,
+        True,
+        id="v2-report-no-side-band",
+    ),
+    pytest.param(
+        f"""
+        config receive.procReceiveRefs refs/for
+        hook proc-receive: printf '000eversion=1\\n00000017ok refs/for/main/x\\n0022option refname refs/changes/1\\n0000'; cat >/dev/null
+        C: {{zero}} {{next}} refs/for/main/x\\0 {V2}
+        C: 0000
+        C: PACK {{next}} ^{{main}}
+        S1: |unpack ok|ok refs/for/main/x|option refname refs/changes/1|0000|
+        S: 0000
+        """,  # noqa: E501
+        True,
+        id="proc-receive-options",
+    ),
+    pytest.param(
+        f"""
+        config receive.procReceiveRefs refs/for
+        hook proc-receive: printf '000eversion=1\\n00000017ok refs/for/main/x\\n0022option refname refs/changes/1\\n0000'; cat >/dev/null
+        C: {{zero}} {{next}} refs/for/main/x\\0 {CAPS}
+        C: 0000
+        C: PACK {{next}} ^{{main}}
+        S1: |unpack ok|ok refs/for/main/x|0000|
+        S: 0000
+        """,  # noqa: E501
+        True,
+        id="proc-receive-v1-report",
+    ),
+    pytest.param(
+        f"""
+        hook pre-receive: echo no; exit 1
+        C: {{main}} {{next}} refs/heads/main\\0 {CAPS}
+        C: {{zero}} {{main}} refs/heads/z
+        C: 0000
+        C: PACK {{next}} ^{{main}}
+        S2: no
+        S1: |unpack ok|ng refs/heads/main pre-receive hook declined|ng refs/heads/z pre-receive hook declined|0000|
+        S: 0000
+        """,  # noqa: E501
+        True,
+        id="pre-receive",
+    ),
+    pytest.param(
+        f"""
+        hook update: case $1 in */z) echo not $1; exit 1; esac
+        C: {{main}} {{next}} refs/heads/main\\0 {CAPS}
+        C: {{zero}} {{main}} refs/heads/z
+        C: 0000
+        C: PACK {{next}} ^{{main}}
+        S2: not refs/heads/z
+        S2: error: hook declined to update refs/heads/z
+        S1: |unpack ok|ok refs/heads/main|ng refs/heads/z hook declined|0000|
+        S: 0000
+        """,
+        True,
+        id="update-hook",
+    ),
+    pytest.param(
+        f"""
+        C: shallow {{main}}
+        C: {{main}} {{next}} refs/heads/main\\0 {CAPS}
+        C: 0000
+        C: PACK {{next}} ^{{main}}
+        S1: |unpack ok|ok refs/heads/main|0000|
+        S: 0000
+        """,
+        True,
+        id="shallow",
+    ),
+    pytest.param(
+        f"""
+        C: shallow {{far}}
+        C: {{zero}} {{far}} refs/heads/x\\0 {CAPS}
+        C: 0000
+        C: PACK {{far}} ^{{next}}
+        S1: |unpack ok|ng refs/heads/x shallow update not allowed|0000|
+        S: 0000
+        """,
+        True,
+        id="shallow-refused",
+    ),
+    pytest.param(
+        f"""
+        config receive.shallowUpdate true
+        C: shallow {{far}}
+        C: {{zero}} {{far}} refs/heads/x\\0 {CAPS}
+        C: 0000
+        C: PACK {{far}} ^{{next}}
+        S1: |unpack ok|ok refs/heads/x|0000|
+        S: 0000
+        """,
+        True,
+        id="shallow-allowed",
+    ),
+    pytest.param(
+        f"""
+        config receive.certNonceSeed secret
+        C: push-cert\\0 {CAPS}
+        C: certificate version 0.1\\n
+        C: pusher A <a@example.com> 1700000000 +0000\\n
+        C: pushee http://git.example/repo.git\\n
+        C: nonce 1700000000-{{none}}\\n
+        C: \\n
+        C: {{main}} {{next}} refs/heads/main\\n
+        C: -----BEGIN PGP SIGNATURE-----\\n
+        C: -----END PGP SIGNATURE-----\\n
+        C: push-cert-end\\n
+        C: 0000
+        C: PACK {{next}} ^{{main}}
+        S1: |unpack ok|ok refs/heads/main|0000|
+        S: 0000
+        """,
+        True,
+        id="push-cert",
+    ),
+    pytest.param(
+        f"""
+        C: {{zero}} {{next}} refs/heads/x\\0 {CAPS}
+        C: 0000
+        C: RAW this is no pack, but as long as the head of one
+        S1: |unpack protocol error (pack signature mismatch detected)|ng refs/heads/x unpacker error|0000|
+        S: 0000
+        """,
+        True,
+        id="bad-pack",
     ),
     pytest.param(
         f"""
@@ -379,34 +579,108 @@ EXCHANGES = [
 def test_ours(history: History, transcript: str, as_git: bool, version: int) -> None:
     configure(history, transcript)
     request, want = parse(transcript, history)
+    assert pushed(history, request, version) == want
+    assert history.git("fsck", "--full", "--no-dangling", cwd=history.bare) == b""
+
+
+def pushed(history: History, request: bytes, version: int = 0) -> bytes:
     channel = BytesChannel(request)
     receive_pack(
-        RepositoryRoot(history.path / "root").open("repo"),
+        RepositoryRoot(history.bare.parent).open(history.bare.name),
         channel,
         version=version,
         actor=Actor("alice", "192.0.2.1"),
         options=ServiceOptions(),
     )
-    assert bytes(channel.response) == want
-    assert history.git("fsck", "--full", "--no-dangling", cwd=history.bare) == b""
+    return bytes(channel.response)
 
 
 @pytest.mark.parametrize(
     "transcript", [pytest.param(entry.values[0], id=entry.id) for entry in EXCHANGES if entry.values[1]]
 )
 def test_git_says_the_same(history: History, transcript: str) -> None:
+    says_the_same(history, transcript)
+
+
+def says_the_same(history: History, transcript: str) -> None:
+    """Push to git's server, and to ours with a copy of the repository: the same answer, and the same refs."""
     configure(history, transcript)
     request, want = parse(transcript, history)
+    copy = History(history.path, history.format)
+    copy.bare = history.path / "root" / "copy.git"
+    shutil.copytree(history.bare, copy.bare)
     response = history.git("receive-pack", "--stateless-rpc", str(history.bare), data=request)
     response = response.replace(b"refusing to create funny ref", b"refusing to update funny ref")  # git 2.39
     assert bands(response) == bands(want)
+    assert bands(pushed(copy, request)) == bands(want)
+    refs = history.git("for-each-ref", cwd=history.bare)
+    assert history.git("for-each-ref", cwd=copy.bare) == refs
+    assert history.git("fsck", "--full", "--no-dangling", cwd=copy.bare) == b""
+
+
+SHA256 = [
+    pytest.param(
+        f"""
+        C: {{main}} {{next}} refs/heads/main\\0 {CAPS} object-format=sha256
+        C: 0000
+        C: PACK {{next}} ^{{main}}
+        S1: |unpack ok|ok refs/heads/main|0000|
+        S: 0000
+        """,
+        id="sha256-update",
+    ),
+    pytest.param(
+        f"""
+        repository empty
+        C: {{zero}} {{next}} refs/heads/main\\0 {V2} object-format=sha256
+        C: {{zero}} {{main}} refs/tags/t
+        C: 0000
+        C: PACK {{next}}
+        S1: |unpack ok|ok refs/heads/main|ok refs/tags/t|0000|
+        S: 0000
+        """,
+        id="sha256-empty-repository",
+    ),
+    pytest.param(
+        f"""
+        C: {{zero}} {{first}} refs/heads/x\\0 {CAPS} object-format=sha256
+        C: {{main}} {{zero}} refs/heads/main
+        C: 0000
+        C: PACK {{first}} ^{{main}}
+        S2: error: refusing to delete the current branch: refs/heads/main
+        S1: |unpack ok|ok refs/heads/x|ng refs/heads/main deletion of the current branch prohibited|0000|
+        S: 0000
+        """,
+        id="sha256-delete-current",
+    ),
+]
+
+
+@pytest.mark.parametrize("transcript", SHA256)
+def test_sha256(tmp_path: Path, transcript: str) -> None:
+    history = History(tmp_path, "sha256")
+    history.make()
+    history.resolve()
+    says_the_same(history, transcript)
 
 
 def configure(history: History, transcript: str) -> None:
+    if "repository empty" in transcript:
+        history.bare = history.bare.with_name("empty.git")
     deny = "true" if "non-fast-forward" in transcript else "false"
     history.git("config", "receive.denyNonFastForwards", deny, cwd=history.bare)
     history.git("config", "receive.denyDeleteCurrent", "refuse", cwd=history.bare)
     history.git("config", "receive.unpackLimit", "1", cwd=history.bare)
+    for line in map(str.strip, transcript.splitlines()):
+        word, _, rest = line.partition(" ")
+        if word == "config":
+            history.git("config", *rest.split(" ", 1), cwd=history.bare)
+        elif word == "hook":
+            name, _, script = rest.partition(": ")
+            hook = history.bare / "hooks" / name
+            hook.parent.mkdir(exist_ok=True)
+            hook.write_text(f"#!/bin/sh\n{script.format(**history.oids)}\n")
+            hook.chmod(0o755)
 
 
 @pytest.mark.parametrize("version", [0, 1])
