@@ -36,6 +36,7 @@ from gitsmart.pack.packfile import PackFile, map_file
 from gitsmart.pack.packmap import PackMap, pack_map
 from gitsmart.pack.reach import BrokenError, Reach
 from gitsmart.pack.store import ObjectStore
+from gitsmart.pack.writefile import write_file
 
 __all__ = [
     "BitmapFile",
@@ -44,7 +45,6 @@ __all__ = [
     "format_bitmap",
     "select_commits",
     "write_bitmap",
-    "write_file",
 ]
 
 Tick = Callable[[int], None]
@@ -166,7 +166,7 @@ class Bitmaps:
 
     def bits(self, number: int) -> bytes | bytearray | None:
         """Return what the commit of that number reaches, as bits of the map; None when that isn't known (any
-        more)."""
+        more: after one that is broken, all are forgotten)."""
         with self._lock:
             filled = self._filled.get(number)
             if filled is not None:
@@ -187,8 +187,9 @@ class Bitmaps:
         except PackError as error:
             _logger.warning("ignored a bitmap: %s", error)
             with self._lock:
-                del self._rows[number]
-                self._stops = bytes(self.map.bits_of([*self._rows, *self._filled]))
+                # None of them is to be trusted then.
+                self._rows = {}
+                self._stops = bytes(self.map.bits_of(self._filled))
             return None
 
     def keep(self, number: int, bits: bytes) -> None:
@@ -465,26 +466,3 @@ def _reach_all(
         raise PackError("an object is broken") from None
     done.reverse()
     return (done, growing) if done else None
-
-
-def write_file(path: Path, data: bytes) -> None:
-    """Put a read-only file in place, in one step, durably.
-
-    Raises: OSError.
-    """
-    temporary = path.with_name(f"tmp_{os.getpid()}_{threading.get_ident()}_{path.name}")
-    try:
-        with open(temporary, "xb") as file:
-            file.write(data)
-            file.flush()
-            os.fchmod(file.fileno(), 0o444)
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)

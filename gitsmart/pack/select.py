@@ -19,18 +19,25 @@ import heapq
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import compress
+from itertools import chain, compress
 
+from gitsmart import native
 from gitsmart.errors import ObjectMissing, PackError
+from gitsmart.pack.bitmap import Bitmaps, bitmaps_of
 from gitsmart.pack.delta import delta_sizes
+from gitsmart.pack.ewah import combine
+from gitsmart.pack.ewah import count as count_bits
 from gitsmart.pack.filters import ObjectFilter
 from gitsmart.pack.inflate import inflate
 from gitsmart.pack.objects import BLOB, COMMIT, TAG, TREE, tree_references
 from gitsmart.pack.packfile import OFS_DELTA, PackFile
+from gitsmart.pack.packmap import PackMap, pack_map
+from gitsmart.pack.reach import BrokenError, Reach
 from gitsmart.pack.store import ObjectStore
 
 __all__ = [
     "PackedObjects",
+    "Reached",
     "Selection",
     "Tick",
     "depth_boundary",
@@ -72,15 +79,25 @@ class PackedObjects:
     """Bit i % 8 (the lowest is 0) of byte i // 8: the i-th object of the pack, by offset, is one of them.
     Bytes that are not there are zeros; bits beyond the pack's objects are zeros."""
 
+    def names(self) -> Iterator[bytes]:
+        """Give their raw oids, in the pack's order."""
+        return PackMap((self.pack,), self.pack.format.raw_len).names(self.bits)
+
     def __len__(self) -> int:
-        return int.from_bytes(self.bits, "little").bit_count()
+        return count_bits(self.bits)
+
+    def among(self, raw_oids: Iterable[bytes]) -> set[bytes]:
+        """Return those of `raw_oids` that are among them."""
+        wanted, bits = list(raw_oids), self.bits
+        ranks = PackMap((self.pack,), self.pack.format.raw_len).numbers_of(wanted)
+        return {
+            raw_oid
+            for raw_oid, rank in zip(wanted, ranks, strict=True)
+            if rank is not None and rank >> 3 < len(bits) and bits[rank >> 3] >> (rank & 7) & 1
+        }
 
     def __contains__(self, raw_oid: bytes) -> bool:
-        offset = self.pack.offset_of(raw_oid)
-        if offset is None:
-            return False
-        at = self.pack.rank_of(offset)
-        return at >> 3 < len(self.bits) and bool(self.bits[at >> 3] >> (at & 7) & 1)
+        return bool(self.among((raw_oid,)))
 
 
 @dataclass(slots=True)
@@ -99,6 +116,33 @@ class Selection:
 
     def __len__(self) -> int:
         return len(self.objects) + sum(map(len, self.packed))
+
+    def names(self) -> Iterator[bytes]:
+        """Give the raw oids of all that is to be sent."""
+        return chain(self.objects, *(some.names() for some in self.packed))
+
+    def client_has_names(self) -> Iterator[bytes]:
+        """Give the raw oids of all that the client is known to have; some may be sent as well."""
+        return chain(self.client_has, *(some.names() for some in self.client_has_packed))
+
+    def among(self, raw_oids: Collection[bytes]) -> set[bytes]:
+        """Return those of `raw_oids` that are to be sent."""
+        found = {raw_oid for raw_oid in raw_oids if raw_oid in self.objects}
+        return found.union(*(some.among(raw_oids) for some in self.packed))
+
+    def discard(self, raw_oid: bytes) -> bool:
+        """Take an object out; whether it was in."""
+        if self.objects.pop(raw_oid, None) is not None:
+            return True
+        for at, some in enumerate(self.packed):
+            if raw_oid in some:
+                rank = some.pack.rank_of(some.pack.offset_of(raw_oid) or 0)
+                bits = bytearray(some.bits)
+                bits[rank >> 3] &= ~(1 << (rank & 7))
+                left = PackedObjects(some.pack, bytes(bits))
+                self.packed = (*self.packed[:at], left, *self.packed[at + 1 :])
+                return True
+        return False
 
     def __contains__(self, raw_oid: bytes) -> bool:
         return raw_oid in self.objects or any(raw_oid in some for some in self.packed)
@@ -358,7 +402,7 @@ def select_objects(
     client_shallow: Collection[bytes] = frozenset(),
     extra_uninteresting: Iterable[bytes] = (),
     keep: ObjectFilter | None = None,
-    note: Callable[[dict[bytes, int]], None] | None = None,
+    note: Callable[["Reached"], None] | None = None,
     tick: Tick = _no_tick,
 ) -> Selection:
     """Return all objects that `wants` reach and the client, having `haves`, lacks.
@@ -376,71 +420,237 @@ def select_objects(
         ObjectMissing, PackError
         LimitExceeded: by the filter, as it says.
     """
+    query = _Query(store, wants, (*haves, *extra_uninteresting), boundary, client_shallow, keep, tick)
+    found = _select_bits(query)
+    if found is None:
+        found = _select_names(query)
+    selection, reached = found
+    if note is not None:
+        note(reached)
+    return selection
+
+
+class Reached:
+    """All that was found to be reached, by raw oid; without tags, and without what the client has."""
+
+    def __init__(self, objects: dict[bytes, int], whole: PackMap | None = None, bits: bytes = b"") -> None:
+        """Take in objects by name, and those of a map whose bits are set."""
+        self._objects = objects
+        self._map = whole
+        self._bits = bits
+
+    def __len__(self) -> int:
+        return len(self._objects) + count_bits(self._bits)
+
+    def __iter__(self) -> Iterator[bytes]:
+        for raw_oid, kind in self._objects.items():
+            if kind != TAG:
+                yield raw_oid
+        if self._map is not None:
+            bits = bytearray(self._bits)
+            combine("and_not", bits, self._map.of_type(TAG))
+            yield from self._map.names(bits)
+
+
+class _Query:
+    """What is asked for, sorted by type."""
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        wants: Iterable[bytes],
+        haves: Iterable[bytes],
+        boundary: Collection[bytes],
+        client_shallow: Collection[bytes],
+        keep: ObjectFilter | None,
+        tick: Tick,
+    ) -> None:
+        self.store = store
+        self.boundary = boundary
+        self.client_shallow = client_shallow
+        self.keep = keep
+        self.tick = tick
+        # By type; tags are those passed on the way to the others
+        self.wants: dict[int, list[bytes]] = {COMMIT: [], TREE: [], BLOB: [], TAG: []}
+        self.haves: dict[int, list[bytes]] = {COMMIT: [], TREE: [], BLOB: [], TAG: []}
+        for have in haves:
+            try:
+                tags, raw_oid, kind = store.peel(have)
+            except (ObjectMissing, PackError):
+                continue
+            self.haves[TAG].extend(tags)
+            self.haves[kind].append(raw_oid)
+        self.given: set[bytes] = set()
+        for want in wants:
+            tags, raw_oid, kind = store.peel(want)
+            self.given.update(tags)
+            self.given.add(raw_oid)
+            self.wants[TAG].extend(tags)
+            self.wants[kind].append(raw_oid)
+        self._walked: tuple[list[bytes], list[bytes], set[bytes]] | None = None
+
+    @property
+    def has_haves(self) -> bool:
+        return any(self.haves.values())
+
+    def walk(self) -> tuple[list[bytes], list[bytes], set[bytes]]:
+        """Return new commits, their trees, and the edge commits."""
+        if self._walked is None:
+            new, trees, edges = _walk(
+                self.store,
+                self.wants[COMMIT],
+                self.haves[COMMIT],
+                self.boundary,
+                self.client_shallow,
+                self.tick,
+            )
+            if self.boundary or self.client_shallow:
+                # The new commits are not children of the known ones then. (git: rev-list
+                # --objects-edge-aggressive)
+                edges.update(self.haves[COMMIT])
+            self._walked = new, trees, edges
+        return self._walked
+
+    def known_trees(self) -> list[bytes]:
+        """Return the trees of the edge commits, and those that are haves themselves."""
+        trees = list(self.haves[TREE])
+        for raw_oid in self.walk()[2]:
+            try:
+                trees.append(self.store.commit(raw_oid).tree)
+            except (ObjectMissing, PackError):
+                continue
+        return trees
+
+
+# -- by bits
+
+
+def _select_bits(query: _Query) -> tuple[Selection, Reached] | None:
+    """Select by numbers of objects; None where that can't be done, or what is odd had better be named."""
+    keep = query.keep
+    if keep is not None and (keep.sparse or keep.blob_limit or keep.tree_depth or query.wants[TREE]):
+        return None
+    try:
+        bitmaps = None if query.boundary or query.client_shallow else bitmaps_of(query.store)
+        if not bitmaps:
+            bitmaps = None
+        if bitmaps is None and not native.available:
+            return None
+        whole = pack_map(query.store) if bitmaps is None else bitmaps.map
+        if not whole.total:
+            return None
+        return _select_in(query, whole, bitmaps)
+    except (BrokenError, PackError):
+        # The other way tells what it is, or does not need it.
+        return None
+
+
+def _select_in(query: _Query, whole: PackMap, bitmaps: Bitmaps | None) -> tuple[Selection, Reached]:
+    keep, boundary = query.keep, query.boundary
+    no_trees = keep is not None and not keep.keeps_trees
+    reach = Reach(query.store, whole, bitmaps, tick=query.tick)
+    wanted = _typed(query.wants, (TREE, BLOB, TAG))
+    known = _typed(query.haves, (BLOB, TAG))
+    edges: set[bytes] = set()
+    if bitmaps is not None or not query.has_haves:
+        # All that is reached from the one side and not from the other
+        commits = query.haves[COMMIT]
+        if commits and bitmaps is not None:
+            reach.add_and_keep(commits[0], missing_ok=True)
+        known += _typed(query.haves, (COMMIT, TREE))
+        reach.add(known, missing_ok=True)
+        has, has_loose = reach.bits(), dict(reach.loose)
+        commits = query.wants[COMMIT]
+        if commits and bitmaps is not None and not query.has_haves:
+            reach.add_and_keep(commits[0])
+        wanted += [(raw_oid, COMMIT) for raw_oid in commits]
+        reach.add(wanted, ends=boundary, no_trees=no_trees and bitmaps is None)
+    else:
+        # As git without bitmaps: what the client has deep in its history is not looked for
+        new, trees, edges = query.walk()
+        known += [(raw_oid, TREE) for raw_oid in query.known_trees()]
+        reach.add(known, missing_ok=True)
+        reach.mark(edges)
+        has, has_loose = reach.bits(), dict(reach.loose)
+        reach.mark(new)
+        if not no_trees:
+            wanted += [(raw_oid, TREE) for raw_oid in trees]
+        reach.add(wanted)
+    sent = bytearray(reach.bits())
+    combine("and_not", sent, has)
+    loose = {raw_oid: kind for raw_oid, kind in reach.loose.items() if raw_oid not in has_loose}
+    reached = Reached(loose, whole, bytes(sent))
+    client_has = bytearray(has)
+    if keep is not None:
+        mask = bytearray(len(sent))
+        for kind in keep.types if keep.keeps_trees else keep.types - {TREE, BLOB}:
+            if not (kind == BLOB and keep.blob_limit == 0):
+                combine("or", mask, whole.of_type(kind))
+        given = query.given
+        numbers = whole.numbers_of(given)
+        combine("or", mask, whole.bits_of(number for number in numbers if number is not None))
+        combine("and", sent, mask)
+        kept = {kind for kind in keep.types if not (kind == BLOB and keep.blob_limit == 0)}
+        if not keep.keeps_trees:
+            kept -= {TREE, BLOB}
+        loose = {raw_oid: kind for raw_oid, kind in loose.items() if kind in kept or raw_oid in given}
+        # No bases for thin packs that the filter may have kept from the client: it would have to fetch each.
+        if keep.drops_trees:
+            combine("and", client_has, whole.of_type(COMMIT))
+            has_loose = {raw_oid: kind for raw_oid, kind in has_loose.items() if kind == COMMIT}
+        elif keep.drops_blobs:
+            combine("and_not", client_has, whole.of_type(BLOB))
+            has_loose = {raw_oid: kind for raw_oid, kind in has_loose.items() if kind != BLOB}
+    selection = Selection(
+        loose,
+        set(has_loose),
+        tuple(PackedObjects(pack, bits) for pack, bits in whole.parts(sent)),
+        tuple(PackedObjects(pack, bits) for pack, bits in whole.parts(client_has)),
+    )
+    return selection, reached
+
+
+def _typed(objects: dict[int, list[bytes]], kinds: Iterable[int]) -> list[tuple[bytes, int]]:
+    return [(raw_oid, kind) for kind in kinds for raw_oid in objects[kind]]
+
+
+# -- by names
+
+
+def _select_names(query: _Query) -> tuple[Selection, Reached]:
+    store, keep, tick = query.store, query.keep, query.tick
     objects: dict[bytes, int] = {}
-    known: set[bytes] = set()
-    known_commits: list[bytes] = []
-    known_trees: list[bytes] = []
-    for have in (*haves, *extra_uninteresting):
-        try:
-            tags, raw_oid, kind = store.peel(have)
-        except (ObjectMissing, PackError):
-            continue
-        known.update(tags)
-        if kind == COMMIT:
-            known_commits.append(raw_oid)
-        elif kind == TREE:
-            known_trees.append(raw_oid)
-        else:
-            known.add(raw_oid)
-    commits: list[bytes] = []
-    trees: list[bytes] = []
-    blobs: list[bytes] = []
-    given: set[bytes] = set()
-    for want in wants:
-        tags, raw_oid, kind = store.peel(want)
-        given.update(tags)
-        given.add(raw_oid)
-        objects.update((tag, TAG) for tag in tags if tag not in known)
-        (commits if kind == COMMIT else trees if kind == TREE else blobs).append(raw_oid)
-    new, new_trees, edges = _walk(store, commits, known_commits, boundary, client_shallow, tick)
-    if boundary or client_shallow:
-        # The new commits are not children of the known ones then. (git: rev-list --objects-edge-aggressive)
-        edges.update(known_commits)
-    commit = store.commit
+    known: set[bytes] = {*query.haves[TAG], *query.haves[BLOB]}
+    objects.update((tag, TAG) for tag in query.wants[TAG] if tag not in known)
+    trees = query.wants[TREE]
+    new, new_trees, edges = query.walk()
     reader = _Trees(store, objects, known, tick)
-    for raw_oid in edges:
-        try:
-            known_trees.append(commit(raw_oid).tree)
-        except (ObjectMissing, PackError):
-            continue
     known_blobs: set[bytes] | None = None if keep is None else set()
-    reader.mark_known(known_trees, blobs=known_blobs)
+    reader.mark_known(query.known_trees(), blobs=known_blobs)
     known.update(edges)
     for raw_oid in new:
         objects[raw_oid] = COMMIT
     if keep is None:
-        trees.extend(new_trees)
-        reader.select(trees)
+        reader.select([*trees, *new_trees])
     else:
         # The tree of a new commit is one more of its trees, asked for or not.
         roots = set(new_trees)
         objects.update((raw_oid, TREE) for raw_oid in trees if raw_oid in roots and raw_oid not in known)
         trees = [raw_oid for raw_oid in trees if raw_oid not in roots]
         reader.select(roots if keep.keeps_trees else (), opened=trees, depth=keep.tree_depth)
-    for raw_oid in blobs:
+    for raw_oid in query.wants[BLOB]:
         if raw_oid not in known:
             objects[raw_oid] = BLOB
-    if note is not None:
-        note(objects)
+    reached = Reached(objects)
     if keep is None:
-        return Selection(objects, known)
-    sent = keep.left(store, objects, given, roots=new_trees, opened=trees, known=known, tick=tick)
+        return Selection(objects, known), reached
+    sent = keep.left(store, objects, query.given, roots=new_trees, opened=trees, known=known, tick=tick)
     # No bases for thin packs that the filter may have kept from the client: it would have to fetch each.
     if keep.drops_trees:
-        return Selection(sent, set(edges))
+        return Selection(sent, set(edges)), reached
     if keep.drops_blobs and known_blobs:
         known -= known_blobs
-    return Selection(sent, known)
+    return Selection(sent, known), reached
 
 
 def expand_trees(

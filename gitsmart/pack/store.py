@@ -7,8 +7,9 @@ over.
 Safe for any number of reading threads, and beside git: `git repack` may move objects from loose to packs and
 from packs to packs at any time. Packs are opened when they are seen, so whatever was located can be read,
 deleted or not; a miss looks again, and only then is an object missing. A directory is listed again only when
-its modification time changed, however many objects are missed. multi-pack-index, .bitmap, .keep, .promisor
-and .mtimes files are not used: git keeps every pack's .idx. Never writes; ids of objects are not recomputed.
+its modification time changed, however many objects are missed. Commits come from a commit-graph where there
+is one; multi-pack-index, .bitmap, .keep, .promisor and .mtimes files are not used here. Never writes; ids of
+objects are not recomputed.
 """
 
 import logging
@@ -22,6 +23,7 @@ from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 from gitsmart.errors import LimitExceeded, ObjectMissing, PackError
+from gitsmart.pack.commitgraph import CommitGraph, read_commit_graph
 from gitsmart.pack.inflate import InflateError, Inflater, decompressobj
 from gitsmart.pack.objects import COMMIT, TAG, TYPE_NUMBERS, Commit, ObjectFormat, parse_commit, parse_tag
 from gitsmart.pack.packfile import PackFile
@@ -165,6 +167,9 @@ class _Directory:
         self._fan: frozenset[int] = frozenset()
         self._lock = threading.Lock()
         self._prefix = os.fspath(path) + "/"
+        self._graph: CommitGraph | None = None
+        self._graph_is_known = False
+        self._graph_key: tuple[object, object] = (None, None)
 
     # -- packs
 
@@ -315,6 +320,45 @@ class _Directory:
                     self._loose_watch.listed(state, before_ns)
         return first in self._fan
 
+    # -- the commit-graph
+
+    def graph(self) -> CommitGraph | None:
+        """Return the commit-graph, as it was when `look_for_graph` was called last."""
+        if not self._graph_is_known:
+            with self._lock:
+                if not self._graph_is_known:
+                    self._graph = self._read_graph()
+                    self._graph_is_known = True
+        return self._graph
+
+    def _read_graph(self) -> CommitGraph | None:
+        key = self._graph_key_now()
+        self._graph_key = key
+        if key == (None, None):
+            return None
+        try:
+            return read_commit_graph(self.path, self.format)
+        except FileNotFoundError:
+            pass
+        except (OSError, PackError) as error:
+            _logger.warning("ignored the commit-graph in %s: %s", self.path, error)
+        return None
+
+    def _graph_key_now(self) -> tuple[object, object]:
+        keys: list[object] = []
+        for name in ("commit-graph", "commit-graphs/commit-graph-chain"):
+            try:
+                stat = os.stat(f"{self._prefix}info/{name}")
+                keys.append((stat.st_mtime_ns, stat.st_ino, stat.st_size))
+            except OSError:
+                keys.append(None)
+        return keys[0], keys[1]
+
+    def look_for_graph(self) -> None:
+        """See a commit-graph that came or changed."""
+        if self._graph_is_known and self._graph_key_now() != self._graph_key:
+            self._graph_is_known = False
+
     def close(self) -> None:
         """Let go of all packs."""
         with self._lock:
@@ -357,6 +401,7 @@ class ObjectStore:
         self._read_alternates()
         for directory in self._directories():
             directory.rescan(surely=False)
+            directory.look_for_graph()
 
     def _read_alternates(self) -> None:
         """Follow info/alternates (gitrepository-layout), as deep as git does; unreadable ones hold
@@ -583,16 +628,28 @@ class ObjectStore:
         """
         commit = self._commits.get(raw_oid)
         if commit is None:
-            kind, data = self.read(raw_oid)
-            if kind != COMMIT:
-                raise PackError(f"{hexlify(raw_oid).decode()} is no commit")
-            commit = parse_commit(data, self.format)
+            commit = self._commit_in_graph(raw_oid)
+            if commit is None:
+                kind, data = self.read(raw_oid)
+                if kind != COMMIT:
+                    raise PackError(f"{hexlify(raw_oid).decode()} is no commit")
+                commit = parse_commit(data, self.format)
             commits = self._commits
             if len(commits) >= _COMMITS:
                 # All at once: cheaper than any order, and a walk that comes here doesn't come back soon.
                 commits = self._commits = {}
             commits[raw_oid] = commit
         return commit
+
+    def _commit_in_graph(self, raw_oid: bytes) -> Commit | None:
+        """Look a commit up in the commit-graphs. They may name what is gone, so it must be in a pack."""
+        for directory in self._directories():
+            graph = directory.graph()
+            if graph is not None:
+                commit = graph.commit(raw_oid)
+                if commit is not None:
+                    return commit if self._find(raw_oid) is not None else None
+        return None
 
     def peel(self, raw_oid: bytes) -> tuple[tuple[bytes, ...], bytes, int]:
         """Follow annotated tags: return the tags passed, outermost first, the object behind them, and its

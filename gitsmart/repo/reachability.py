@@ -20,7 +20,7 @@ from collections.abc import Callable, Collection, Iterable
 from gitsmart.errors import ObjectMissing, PackError
 from gitsmart.pack.objects import COMMIT, TAG, TREE, Commit, to_hex, to_raw
 from gitsmart.pack.oidset import OidSet
-from gitsmart.pack.select import expand_trees, walk_commits
+from gitsmart.pack.select import Reached, expand_trees, walk_commits
 from gitsmart.pack.store import ObjectStore
 
 __all__ = ["Reachability"]
@@ -55,7 +55,7 @@ class Reachability:
         self._recent: dict[bytes, int] = {}
         self._lot = 1
 
-    def note(self, tips: frozenset[bytes], wants: Collection[bytes], objects: dict[bytes, int]) -> None:
+    def note(self, tips: frozenset[bytes], wants: Collection[bytes], objects: Reached) -> None:
         """Learn what was found to be reached from `wants`, which are themselves reached from `tips`."""
         if not self._lock.acquire(blocking=False):
             return  # others find out by themselves
@@ -65,7 +65,7 @@ class Reachability:
             if self._noted.issuperset(wants) or len(self._proven) >= len(objects):
                 return
             self._noted.update(wants)
-            self._proven.add(raw_oid for raw_oid, kind in objects.items() if kind != TAG)
+            self._proven.add(objects)
         finally:
             self._lock.release()
 

@@ -33,7 +33,7 @@ from gitsmart.pack.cachefile import Base
 from gitsmart.pack.filters import ObjectFilter
 from gitsmart.pack.objects import BLOB, COMMIT, TAG, to_hex, to_raw
 from gitsmart.pack.packcache import PackStream
-from gitsmart.pack.select import Selection, reaches_common, select_objects
+from gitsmart.pack.select import Reached, Selection, reaches_common, select_objects
 from gitsmart.pack.writer import PackStats
 from gitsmart.repo.repository import Repository
 from gitsmart.service.advertise import write_advertisement
@@ -298,8 +298,7 @@ class _UploadPack:
         """Take from the selection what the client may get from elsewhere, and tell it where."""
         lines = []
         for raw_oid, (pack_hash, uri) in self._features.packfile_uris.items():
-            if raw_oid in selection.objects and uri.partition(b":")[0] in request.uri_protocols:
-                del selection.objects[raw_oid]
+            if uri.partition(b":")[0] in request.uri_protocols and selection.discard(raw_oid):
                 lines.append(b"%b %b\n" % (pack_hash, uri))
         if lines:
             self._write_lines([b"packfile-uris\n", *lines], then=DELIM_PKT)
@@ -578,10 +577,14 @@ class _UploadPack:
                 tick=tick,
             )
             # Annotated tags of what is sent go along (gitprotocol-capabilities, "include-tag").
+            sent = selection.among({*tags, *tags.values()})
             for tag, peeled in tags.items():
-                if peeled in selection or (base is not None and base.contains(peeled)):
+                if tag in sent:
+                    continue
+                if peeled in sent or (base is not None and base.contains(peeled)):
                     for raw_oid in self._store.peel(tag)[0]:
-                        selection.objects.setdefault(raw_oid, TAG)
+                        if raw_oid not in selection:
+                            selection.objects[raw_oid] = TAG
             if self._may_omit and self._repo.has_promised_objects():
                 # git: pack-objects --missing=allow-promisor, which also looks whether each is promised
                 blobs = [raw_oid for raw_oid, kind in selection.objects.items() if kind == BLOB]
@@ -669,10 +672,10 @@ class _UploadPack:
         if is_hit:
             self._report.note += ", cached"
 
-    def _note_reached(self, wants: list[bytes]) -> Callable[[dict[bytes, int]], None]:
+    def _note_reached(self, wants: list[bytes]) -> Callable[[Reached], None]:
         """A client that leaves something out now comes for it later: spare it the proof that it may."""
 
-        def note(objects: dict[bytes, int]) -> None:
+        def note(objects: Reached) -> None:
             if self._wants is not None:
                 self._wants.note(wants, objects)
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 
 from gitsmart.errors import ProtocolError
 from gitsmart.pack.objects import to_hex
+from gitsmart.pack.select import Reached
 from gitsmart.repo.gitconfig import GitConfig
 from gitsmart.repo.ref_view import HiddenRefs
 from gitsmart.repo.repository import Repository
@@ -121,7 +122,7 @@ class Wants:
         if refused:
             raise not_our_ref(next(raw_oid for raw_oid in wanted if raw_oid in refused))
 
-    def note(self, raw_oids: Iterable[bytes], objects: dict[bytes, int]) -> None:
+    def note(self, raw_oids: Iterable[bytes], objects: Reached) -> None:
         """Remember what was found to be reached from wants that `check` has let pass."""
         if not self._policy.any_object and not self._tips_only:
             reachability = self._repo.reachability(hidden_too=self._policy.hidden_tips)

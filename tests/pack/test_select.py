@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gitsmart import native as native_module
 from gitsmart.errors import Disconnected, ObjectMissing, PackError
 from gitsmart.pack import select
 from gitsmart.pack.objects import BLOB, COMMIT, SHA1, TAG, TREE, Commit, iter_tree
@@ -42,37 +43,40 @@ def pairs(history: History, number: int, seed: int) -> Iterable[tuple[list[bytes
         yield wants, haves
 
 
-def test_equals_rev_list(history: History) -> None:
+def test_equals_rev_list(native: bool, history: History) -> None:
     store = history.store()
     for wants, haves in pairs(history, 40, seed=3):
         selection = select_objects(store, wants=wants, haves=haves)
-        assert set(selection.objects) == history.objects(wants, haves), (wants, haves)
-        assert not selection.client_has & set(selection.objects)
+        assert set(selection.names()) == history.objects(wants, haves), (wants, haves)
+        assert not set(selection.client_has_names()) & set(selection.names())
 
 
 def test_equals_rev_list_when_levels_are_read_in_bulk(
     history: History, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(native_module, "available", False)
     monkeypatch.setattr(select, "_BULK", 1)
     store = history.store()
     for wants, haves in pairs(history, 20, seed=4):
         selection = select_objects(store, wants=wants, haves=haves)
-        assert set(selection.objects) == history.objects(wants, haves), (wants, haves)
+        assert set(selection.names()) == history.objects(wants, haves), (wants, haves)
 
 
 @pytest.mark.parametrize("bulk", [1, 10**9])
 def test_equals_rev_list_when_hardly_any_tree_is_held(
     history: History, bulk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(native_module, "available", False)
     monkeypatch.setattr(select, "_BULK", bulk)
     monkeypatch.setattr(select, "_TREES_BYTES", 3000)
     store = history.store()
     for wants, haves in pairs(history, 12, seed=5):
         selection = select_objects(store, wants=wants, haves=haves)
-        assert set(selection.objects) == history.objects(wants, haves), (wants, haves)
+        assert set(selection.names()) == history.objects(wants, haves), (wants, haves)
 
 
-def test_everything_with_types_and_order(history: History) -> None:
+def test_everything_with_types_and_order(history: History, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native_module, "available", False)
     wants = history.oids("--all")
     selection = select_objects(history.store(), wants=wants, haves=[])
     out = history.git(
@@ -86,10 +90,10 @@ def test_everything_with_types_and_order(history: History) -> None:
     kinds = list(selection.objects.values())
     assert kinds[: kinds.count(TAG)] == [TAG] * kinds.count(TAG)
     assert set(kinds[kinds.count(TAG) :][: kinds.count(COMMIT)]) == {COMMIT}
-    assert set(selection.objects) == history.objects(wants)
+    assert set(selection.names()) == history.objects(wants)
 
 
-def test_trees_and_blobs_as_wants(history: History) -> None:
+def test_trees_and_blobs_as_wants(native: bool, history: History) -> None:
     store = history.store()
     tip = f"refs/heads/c{history.marks}"
     tree, tip_oid = history.oids(tip + "^{tree}", tip)
@@ -102,14 +106,14 @@ def test_trees_and_blobs_as_wants(history: History) -> None:
         ([tip_oid], [tree]),
         ([tag_of_tree], [tree]),
     ):
-        assert set(select_objects(store, wants=wants, haves=haves).objects) == history.objects(wants, haves)
+        assert set(select_objects(store, wants=wants, haves=haves).names()) == history.objects(wants, haves)
 
 
 def test_unknown_haves_are_passed_over_and_unknown_wants_raise(packed: History) -> None:
     store = packed.store()
     (tip,) = packed.oids("refs/heads/c9")
     selection = select_objects(store, wants=[tip], haves=[b"\1" * 20, b"short"])
-    assert set(selection.objects) == packed.objects([tip])
+    assert set(selection.names()) == packed.objects([tip])
     with pytest.raises(ObjectMissing, match="01" * 20):
         select_objects(store, wants=[b"\1" * 20], haves=[])
 
@@ -125,8 +129,8 @@ def test_what_was_reverted_is_sent_again_as_git_does(tmp_path: Path, git: Any) -
     store = ObjectStore(work / ".git/objects", SHA1)
     oids = [bytes.fromhex(git("rev-parse", name, cwd=work)) for name in ("HEAD", "HEAD~1", "HEAD:file")]
     selection = select_objects(store, wants=oids[:1], haves=oids[1:2])
-    assert oids[2] in selection.objects
-    assert len(selection.objects) == 3
+    assert oids[2] in selection
+    assert len(selection) == 3
 
 
 # -- commits
@@ -145,7 +149,7 @@ def test_no_commit_is_lost_by_skewed_clocks(skewed: History) -> None:
     store = skewed.store()
     for _ in range(40):
         wants, haves = rng.sample(commits, 2), rng.sample(commits, rng.choice((1, 3)))
-        sent = set(select_objects(store, wants=wants, haves=haves).objects)
+        sent = set(select_objects(store, wants=wants, haves=haves).names())
         whole, known = skewed.objects(wants), skewed.objects(haves)
         assert whole - known <= sent <= whole
         new, _ = walk_commits(store, wants, haves)
@@ -261,7 +265,7 @@ def test_depth_boundary_as_git_clone(packed: History, depth: int, tmp_path: Path
     commits = {bytes.fromhex(line) for line in git("rev-list", "--all", cwd=clone).split()}
     assert boundary | nearer == commits
     selection = select_objects(store, wants=tips, haves=[], boundary=boundary)
-    assert set(selection.objects) == packed.objects(commits, (), "--no-walk")
+    assert set(selection.names()) == packed.objects(commits, (), "--no-walk")
 
 
 def test_depth_boundary_stops_at_the_servers_own(packed: History) -> None:
@@ -289,9 +293,9 @@ def test_deepening_sends_all_that_a_shallow_client_lacks(packed: History) -> Non
         extra_uninteresting=old,
     )
     whole = packed.objects(new | deeper, (), "--no-walk")
-    assert whole - has <= set(selection.objects) <= whole
+    assert whole - has <= set(selection.names()) <= whole
     # What is at the old boundary is not sent again.
-    assert not set(selection.objects) & packed.objects(old, (), "--no-walk")
+    assert not set(selection.names()) & packed.objects(old, (), "--no-walk")
 
 
 # -- ready?
@@ -351,7 +355,7 @@ def test_odd_modes_are_read_as_git_reads_them(new_history: Any) -> None:
     data = b"".join(b"%b %b\0%b" % entry for entry in entries)
     tree = history.git("hash-object", "-w", "-t", "tree", "--literally", "--stdin", input=data).decode()
     selection = select_objects(history.store(), wants=[bytes.fromhex(tree)], haves=[])
-    assert selection.objects == {bytes.fromhex(tree): TREE, blob: BLOB, empty: TREE}
+    assert set(selection.names()) == {bytes.fromhex(tree), blob, empty}
 
 
 @pytest.mark.parametrize(

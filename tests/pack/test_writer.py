@@ -46,6 +46,14 @@ def written(store: ObjectStore, selection: Selection, **options: Any) -> tuple[b
     return stream, stats
 
 
+def selected(store: ObjectStore, **query: Any) -> Selection:
+    """Select by names, whatever way the objects are found."""
+    found = select_objects(store, **query)
+    return Selection(
+        {raw_oid: store.type_of(raw_oid) for raw_oid in found.names()}, set(found.client_has_names())
+    )
+
+
 def by_places(store: ObjectStore, selection: Selection) -> Selection:
     """Say the same by places in packs, as far as they are in packs."""
 
@@ -104,7 +112,7 @@ def test_git_takes_clone_and_fetches(
     has: set[bytes] = set()
     haves: list[bytes] = []
     for wants in (rng.sample(commits, 2), rng.sample(commits, 3), history.oids("nested", "of-tree"), commits):
-        selection = select_objects(store, wants=wants, haves=haves)
+        selection = selected(store, wants=wants, haves=haves)
         said = by_places(store, selection) if rng.random() < 0.5 else selection
         stream, _ = written(store, said, thin=thin, ofs_delta=ofs_delta)
         if selection.objects:
@@ -131,7 +139,7 @@ def entries(stream: bytes, tmp_path: Path, fmt: Any) -> dict[bytes, int]:
 
 def test_without_ofs_delta_there_is_none(native: bool, history: History, tmp_path: Path) -> None:
     store = history.store()
-    selection = select_objects(store, wants=history.oids("--all"), haves=[])
+    selection = selected(store, wants=history.oids("--all"), haves=[])
     kinds = entries(written(store, selection, ofs_delta=False)[0], tmp_path, history.format).values()
     assert OFS_DELTA not in kinds
     assert REF_DELTA in kinds
@@ -139,7 +147,7 @@ def test_without_ofs_delta_there_is_none(native: bool, history: History, tmp_pat
 
 def test_a_whole_pack_goes_out_as_it_is(native: bool, packed: History) -> None:
     store = packed.store()
-    selection = select_objects(store, wants=packed.oids("--all"), haves=[])
+    selection = selected(store, wants=packed.oids("--all"), haves=[])
     (pack,) = store.packs()
     assert len(selection.objects) == pack.count
     for said in (selection, by_places(store, selection)):
@@ -154,7 +162,7 @@ def test_next_to_nothing_is_deflated_for_a_clone_of_a_branch(
     native: bool, packed: History, tmp_path: Path
 ) -> None:
     store = packed.store()
-    selection = select_objects(store, wants=packed.oids("refs/heads/c150"), haves=[])
+    selection = selected(store, wants=packed.oids("refs/heads/c150"), haves=[])
     (pack,) = store.packs()
     assert len(selection.objects) < pack.count
     stream, stats = written(store, selection)
@@ -170,7 +178,7 @@ def test_thin_packs_refer_to_what_the_client_has(native: bool, packed: History) 
     sizes = [0, 0]
     for _ in range(20):
         wants, haves = rng.sample(commits, 1), rng.sample(commits, 2)
-        selection = select_objects(store, wants=wants, haves=haves)
+        selection = selected(store, wants=wants, haves=haves)
         for thin in (0, 1):
             _, stats = written(store, selection, thin=bool(thin))
             sizes[thin] += stats.bytes
@@ -205,7 +213,7 @@ def test_relatives_serve_as_bases(
     haves: list[bytes] = []
     for number in (1, 2, 2, 3, 20):
         wants = rng.sample(commits, number)
-        selection = select_objects(store, wants=wants, haves=haves)
+        selection = selected(store, wants=wants, haves=haves)
         stream, _ = written(store, selection, thin=thin, ofs_delta=ofs_delta)
         if selection.objects:
             now = client(stream, *(["--fix-thin"] if thin else []))
@@ -231,7 +239,7 @@ def test_bases_of_bases_serve(packed: History, tmp_path: Path, monkeypatch: pyte
     store = packed.store()
     for commit in packed.oids(*[f"refs/heads/c{n}" for n in range(40, packed.marks, 20)]):
         for ofs_delta in (True, False):
-            selection = select_objects(store, wants=[commit], haves=[])
+            selection = selected(store, wants=[commit], haves=[])
             stream, _ = written(store, selection, ofs_delta=ofs_delta)
             assert set(entries(stream, tmp_path, SHA1)) == set(selection.objects)
     assert len(joined) > 10
@@ -267,7 +275,7 @@ def test_a_loose_object_that_gets_packed_meanwhile_is_found(
     history = new_history()
     history.grow(3, unpack=True)
     store = history.store()
-    selection = select_objects(store, wants=history.oids("--all"), haves=[])
+    selection = selected(store, wants=history.oids("--all"), haves=[])
     history.git("repack", "-adq")
     stream, _ = written(store, selection)
     assert set(entries(stream, tmp_path, SHA1)) == set(selection.objects)
@@ -277,7 +285,7 @@ def test_packs_that_git_removes_meanwhile_are_read_on(native: bool, new_history:
     history = new_history()
     history.grow(30, unpack=False)
     store = history.store()
-    selection = select_objects(store, wants=history.oids("--all"), haves=[])
+    selection = selected(store, wants=history.oids("--all"), haves=[])
 
     def tick(number: int) -> None:
         history.git("repack", "-adfq")
@@ -296,7 +304,7 @@ def test_ticks_may_cancel(native: bool, packed: History, monkeypatch: pytest.Mon
 
     for name in ("--all", "refs/heads/c150"):
         with pytest.raises(Disconnected):
-            written(store, select_objects(store, wants=packed.oids(name), haves=[]), tick=gone)
+            written(store, selected(store, wants=packed.oids(name), haves=[]), tick=gone)
 
 
 # -- circles, and deltas across packs

@@ -10,6 +10,7 @@ import pytest
 
 from gitsmart.errors import Disconnected
 from gitsmart.pack.objects import SHA1, to_hex
+from gitsmart.pack.select import Reached
 from gitsmart.pack.store import ObjectStore
 from gitsmart.repo import reachability as module
 from gitsmart.repo.reachability import Reachability
@@ -205,7 +206,7 @@ def test_who_is_stopped_leaves_the_walk_whole(repo: Repo, monkeypatch: pytest.Mo
 def test_what_was_noted_is_proven(repo: Repo) -> None:
     reached = repo.reached()
     kinds = {raw_oid: repo.store.type_of(raw_oid) for raw_oid in reached}
-    repo.reachability.note(repo.tips(), {repo.oid("main")}, kinds)
+    repo.reachability.note(repo.tips(), {repo.oid("main")}, Reached(kinds))
     assert repo.unreached(*reached) == set()
     assert repo.expanded == 0
 
