@@ -105,6 +105,15 @@ def main() -> None:
             for number in range(20)
         )
         rows.append(("create one ref and list all", pushes, git_pushes / 20))
+        more = [RefUpdate(b"%b-more" % name, zero, oids[0]) for name in names]
+        commands = "".join(f"create {u.name.decode()} {u.new.decode()}\n" for u in more)
+        rows.append(
+            (
+                "as many again",
+                cpu(lambda: push(*more)),
+                cpu_of_git(theirs, "update-ref", "--stdin", stdin=commands),
+            )
+        )
         moved = [RefUpdate(name, oids[at % 300], oids[-1]) for at, name in enumerate(names)]
         commands = "".join(f"update {u.name.decode()} {u.new.decode()} {u.old.decode()}\n" for u in moved)
         rows.append(

@@ -90,6 +90,13 @@ def log_key(name: bytes, update_index: int = _LAST_INDEX) -> bytes:
     return name + b"\0" + (_LAST_INDEX - update_index).to_bytes(8, "big")
 
 
+def split_log_key(key: bytes) -> tuple[bytes, int]:
+    """The name and update index of a key. Raises: ReftableError."""
+    if len(key) < 10 or key[-9]:
+        raise ReftableError("reftable is malformed: key of a log")
+    return key[:-9], _LAST_INDEX - int.from_bytes(key[-8:], "big")
+
+
 def header_size(fmt: ObjectFormat) -> int:
     """24 or 28 bytes."""
     return 24 if fmt is SHA1 else 28
@@ -221,6 +228,17 @@ class Reftable:
                 record = self._decode_log(block, key, value_at, kind)
                 if key >= start:
                     yield record
+
+    def log_keys(self, start: bytes = b"") -> Iterator[tuple[bytes, bool]]:
+        """The same keys, without what the lines say: is it a deletion? Raises: ReftableError."""
+        if self._log is None:
+            return
+        last = b""
+        for block in self._blocks(_LOG, self._log, self._log_index, start):
+            for key, _, kind in self._keys(block, last):
+                last = key
+                if key >= start:
+                    yield key, kind == 0
 
     def _blocks(self, kind: int, position: int, index: int, start: bytes) -> Iterator[_Block]:
         """The blocks of a section, from the one on that `start` would be in."""
@@ -416,10 +434,7 @@ class Reftable:
             raise ReftableError("reftable is malformed: truncated record") from None
 
     def _decode_log(self, block: _Block, key: bytes, pos: int, kind: int) -> LogRecord:
-        if len(key) < 10 or key[-9]:
-            raise ReftableError("reftable is malformed: key of a log")
-        name = key[:-9]
-        update_index = _LAST_INDEX - int.from_bytes(key[-8:], "big")
+        name, update_index = split_log_key(key)
         try:
             if self._value_end(block, pos, kind) == pos:
                 return LogRecord(name, update_index)

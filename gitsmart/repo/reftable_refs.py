@@ -139,10 +139,10 @@ class ReftableRefStore(RefStore):
             return known
         base = _Base(table, peel)
         records = [] if table is None else table.refs()
+        base.records = {} if table is None else table.by_name()
         refs: list[Ref] = []
         for record in records:
             name, _, oid, _, target = record
-            base.records[name] = record
             if target is not None:
                 base.symrefs.append(record)
             elif oid is not None and name.startswith(b"refs/") and not BAD_NAME.search(name):

@@ -22,6 +22,7 @@ directory.
 
 import contextlib
 import heapq
+import itertools
 import logging
 import os
 import random
@@ -29,6 +30,7 @@ import re
 import secrets
 import threading
 import time
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeVar
@@ -46,6 +48,7 @@ from gitsmart.repo.reftable import (
     ReftableWriter,
     header_size,
     log_key,
+    split_log_key,
 )
 
 __all__ = ["Addition", "ReftableStack", "StackView", "WriteOptions"]
@@ -58,10 +61,11 @@ _NAME = re.compile(rb"[0-9A-Za-z_-][0-9A-Za-z._-]{0,200}\.(?:ref|log)")
 _LIST_LIMIT_BYTES = 1 << 20
 _REFS_LIMIT_BYTES = 1 << 30  # of one table's refs, which are held in memory; pulled out of the air
 _SMALL_BYTES = 64 << 10
+_LOOKUPS = 50  # of single refs in a table, after which it is parsed as a whole
 _RELOAD_S = 3.0  # git: reftable/stack.c reftable_stack_reload_maybe_reuse()
 _QUEUE_S = 60.0  # for other threads of this process, each of which has limits of its own
 
-Record = TypeVar("Record", RefRecord, LogRecord)
+Record = TypeVar("Record", RefRecord, LogRecord, tuple[bytes, bool])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,6 +103,7 @@ class _TableFile:
         self.size = size
         self._refs: list[RefRecord] | None = None
         self._by_name: dict[bytes, RefRecord] | None = None
+        self._lookups = 0
 
     def _read_at(self, offset: int, count: int) -> bytes:
         if offset + count <= len(self._head):
@@ -122,13 +127,28 @@ class _TableFile:
             self._refs = list(self.table.refs())
         return self._refs
 
-    def ref(self, name: bytes) -> RefRecord | None:
-        """One of its refs, be it a deletion: from the block that holds it, until all are parsed anyway."""
-        if self._refs is None:
-            return self.table.ref(name)
+    def by_name(self) -> dict[bytes, RefRecord]:
+        """The same; not to be changed."""
         if self._by_name is None:
-            self._by_name = {record.name: record for record in self._refs}
-        return self._by_name.get(name)
+            self._by_name = {record.name: record for record in self.refs()}
+        return self._by_name
+
+    def ref(self, name: bytes) -> RefRecord | None:
+        """One of its refs, be it a deletion: from the block that holds it, or from all if that is cheaper."""
+        return self.by_name().get(name) if self._is_parsed() else self.table.ref(name)
+
+    def below(self, prefix: bytes) -> Iterator[RefRecord]:
+        """Its refs, deletions too, whose names begin with `prefix`."""
+        records = self.table.refs(prefix)
+        if self._is_parsed():
+            refs = self.refs()
+            records = (refs[place] for place in range(bisect_left(refs, (prefix,)), len(refs)))
+        return itertools.takewhile(lambda record: record.name.startswith(prefix), records)
+
+    def _is_parsed(self) -> bool:
+        self._lookups += 1
+        # a block takes as long as a hundred records
+        return self._refs is not None or len(self._head) <= _SMALL_BYTES or self._lookups > _LOOKUPS
 
 
 def _pread(fd: int, offset: int, count: int) -> bytes:
@@ -160,6 +180,11 @@ class StackView:
         """What the next transaction is numbered."""
         return self.tables[-1].table.max_update_index + 1 if self.tables else 1
 
+    @property
+    def log_bytes(self) -> int:
+        """How large all reflogs are, deflated."""
+        return sum(table.size - table.table.refs_end for table in self.tables)
+
     def ref(self, name: bytes) -> RefRecord | None:
         """One ref; None when there is none. Raises: ReftableError."""
         for table in reversed(self.tables):
@@ -170,12 +195,27 @@ class StackView:
 
     def has_below(self, prefix: bytes) -> bool:
         """Whether there is a ref whose name begins with `prefix`. Raises: ReftableError."""
-        for record in merge_refs([table.table.refs(prefix) for table in self.tables]):
-            if not record.name.startswith(prefix):
-                return False
-            if not record.is_deletion:
-                return True
-        return False
+        found = merge_refs([table.below(prefix) for table in self.tables])
+        return any(not record.is_deletion for record in found)
+
+    def log_lines(self, name: bytes) -> Iterator[int]:
+        """The update indexes of one ref's reflog, newest first. Raises: RepositoryUnusable."""
+        start = log_key(name)
+        for key, is_deletion in _merge([table.table.log_keys(start) for table in self.tables], _key_of):
+            found, update_index = split_log_key(key)
+            if found != name:
+                return
+            if not is_deletion:
+                yield update_index
+
+    def all_log_lines(self) -> dict[bytes, list[int]]:
+        """The same for all refs that have a reflog. Raises: RepositoryUnusable."""
+        lines: dict[bytes, list[int]] = {}
+        for key, is_deletion in _merge([table.table.log_keys() for table in self.tables], _key_of):
+            if not is_deletion:
+                name, update_index = split_log_key(key)
+                lines.setdefault(name, []).append(update_index)
+        return lines
 
     def logs(self, name: bytes) -> Iterator[LogRecord]:
         """The reflog of one ref, newest line first. Raises: RepositoryUnusable."""
@@ -194,6 +234,10 @@ def merge_refs(tables: Sequence[Iterator[RefRecord]]) -> Iterator[RefRecord]:
 def merge_logs(tables: Sequence[Iterator[LogRecord]]) -> Iterator[LogRecord]:
     """The same for logs."""
     yield from _merge(tables, lambda record: record.key)
+
+
+def _key_of(item: tuple[bytes, bool]) -> bytes:
+    return item[0]
 
 
 def _merge(tables: Sequence[Iterator[Record]], key: Callable[[Record], bytes]) -> Iterator[Record]:

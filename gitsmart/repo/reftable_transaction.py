@@ -16,7 +16,7 @@ Work trees' own refs (`refs/bisect/` and such) are those of the repository's mai
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 
 from gitsmart.errors import RepositoryUnusable
@@ -48,6 +48,9 @@ log = logging.getLogger(__name__)
 
 # git's default is 100 ms. The lock is for all refs, and held for three fsyncs and what the hook takes
 LOCK_TIMEOUT_MS = 5_000
+_LOOKUP_BYTES = (
+    4_000  # of reflogs that are gone through in the time that finding one of them takes: some 0.3 ms
+)
 _SMALLEST_BLOCK = 512  # below it, names and log lines of ordinary lengths don't fit
 
 
@@ -79,6 +82,8 @@ class ReftableTransaction(RefTransaction[RefItem]):
         )
         self._refs = refs
         self._options = WriteOptions()
+        self._stamp = (0, 0)
+        self._lines: dict[bytes, list[int]] | None = None
 
     def _make_item(self, update: RefUpdate) -> RefItem:
         return RefItem(update, update.name)
@@ -151,6 +156,9 @@ class ReftableTransaction(RefTransaction[RefItem]):
             return []
         refs: list[RefRecord] = []
         logs: list[LogRecord] = []
+        self._stamp = _stamp()
+        # Where there are many, all reflogs are looked through at once
+        self._lines = view.all_log_lines() if len(live) * _LOOKUP_BYTES > view.log_bytes else None
         for item in live:
             if item.current == (None if item.is_delete else item.update.new):
                 continue
@@ -199,9 +207,6 @@ class ReftableTransaction(RefTransaction[RefItem]):
     def _log_records(self, item: RefItem, view: StackView) -> list[LogRecord]:
         old = to_raw(item.current or self._zero)
         new = to_raw(item.update.new)
-        now_s = int(time.time())
-        offset = time.localtime(now_s).tm_gmtoff // 60
-        hours, minutes = divmod(abs(offset), 60)
         records = [
             LogRecord(
                 name,
@@ -210,13 +215,23 @@ class ReftableTransaction(RefTransaction[RefItem]):
                 new,
                 self._identity.cleaned_name.encode("utf-8", "surrogateescape"),
                 self._identity.cleaned_email.encode("utf-8", "surrogateescape"),
-                now_s,
-                (100 * hours + minutes) * (-1 if offset < 0 else 1),
+                *self._stamp,
                 self._message[: self._options.block_size // 2].rstrip(b"\n") + b"\n",
             )
             for name in self._logged_names(item)
-            if self._creates_reflog(name) or next(view.logs(name), None) is not None
+            if self._creates_reflog(name) or next(self._log_lines(name, view), None) is not None
         ]
         if item.is_delete:
-            records += [LogRecord(item.name, line.update_index) for line in view.logs(item.name)]
+            records += [LogRecord(item.name, line) for line in self._log_lines(item.name, view)]
         return records
+
+    def _log_lines(self, name: bytes, view: StackView) -> Iterator[int]:
+        return view.log_lines(name) if self._lines is None else iter(self._lines.get(name, ()))
+
+
+def _stamp() -> tuple[int, int]:
+    """The time in seconds, and the zone as git has it in reftables: +0130 is 130."""
+    now_s = int(time.time())
+    offset = time.localtime(now_s).tm_gmtoff // 60
+    hours, minutes = divmod(abs(offset), 60)
+    return now_s, (100 * hours + minutes) * (-1 if offset < 0 else 1)
