@@ -23,8 +23,8 @@ _logger = logging.getLogger(__name__)
 def bundle_uri(config: GitConfig, channel: Channel, arguments: Iterable[bytes]) -> int:
     """Answer a bundle-uri request with every `bundle.*` variable, and return how many those are.
 
-    Of a variable that is set several times all values are sent, in the file's order. Variables without a
-    value, and those that fit no pkt-line, are left out with a warning in the log.
+    In the file's order, all values of one that is set several times. Variables without a value, and those
+    that fit no pkt-line, are left out with a warning in the log.
 
     Raises:
         ProtocolError: the client sent arguments; there are none.
@@ -33,14 +33,13 @@ def bundle_uri(config: GitConfig, channel: Channel, arguments: Iterable[bytes]) 
     for line in arguments:
         raise ProtocolError(f"bundle-uri: unexpected argument: '{printable(chomp(line))}'")
     sent = 0
-    for name in config.names("bundle"):
-        for value in config.get_all(name):
-            line = os.fsencode(f"{name}={value}")
-            if not value or len(line) > MAX_PAYLOAD:
-                problem = "is too long" if value else "has no value"
-                _logger.warning("config '%s' %s", name, problem)
-                continue
-            channel.write(pkt(line))
-            sent += 1
+    for name, value in config.in_order(*config.names("bundle")):
+        line = os.fsencode(f"{name}={value}")
+        if not value or len(line) > MAX_PAYLOAD:
+            problem = "is too long" if value else "has no value"
+            _logger.warning("config '%s' %s", name, problem)
+            continue
+        channel.write(pkt(line))
+        sent += 1
     channel.write(FLUSH_PKT)
     return sent

@@ -208,7 +208,7 @@ class _UploadPack:
         if not head.command:
             return False
         self._note_client(head.agent, head.session_id, head.server_options)
-        self._may_omit = not self._features.promisor_remotes.keys().isdisjoint(head.promisor_remotes)
+        self._may_omit |= not self._features.promisor_remotes.keys().isdisjoint(head.promisor_remotes)
         arguments = self._section() if head.has_arguments else ()
         if head.command == b"fetch":
             features = self._features.fetch_features
@@ -245,6 +245,10 @@ class _UploadPack:
         self._band = None
 
     def _answer_fetch(self, request: FetchRequest) -> None:
+        if self._stateless and request.filter is not None and self._features.promisor_remotes:
+            # git's client says what it accepts with ls-refs alone, which nobody remembers over HTTP. One with
+            # a filter knows what to do about objects that don't come.
+            self._may_omit = True
         by_name = list(request.wants)
         wanted_refs = self._wanted_refs(request)
         wants, keep = self._judge(request, by_name)
