@@ -122,6 +122,27 @@ _ODD_IN_PACKED: Final = (
 )
 
 
+class _State:
+    """What a listing was made of: the same listing would be made while none of it has changed."""
+
+    def __init__(self) -> None:
+        self.began_ns = time.time_ns()
+        self.folders: dict[bytes, tuple[int, int]] = {}
+        self.files: dict[bytes, tuple[int, int, int, int]] = {}
+        self.packed: PackedRefs | None = None
+        self.is_whole = True
+        """All that it depends on is in here."""
+
+    def is_settled(self) -> bool:
+        """Whether a later change of anything would be seen: each has a time that no change gives any more."""
+        bound = self.began_ns - _SETTLED_NS
+        return (
+            self.is_whole
+            and all(mtime < bound for mtime, _ in self.folders.values())
+            and all(mtime < bound and ctime < bound for mtime, ctime, _, _ in self.files.values())
+        )
+
+
 class FilesRefStore(RefStore):
     """The refs of one repository in git's oldest format. Thread-safe."""
 
@@ -130,6 +151,7 @@ class FilesRefStore(RefStore):
         self._packed: PackedRefs | None = None
         self._packed_refs: tuple[PackedRefs, bool, tuple[Ref, ...], tuple[bytes, ...]] | None = None
         self._present: set[bytes] = set()
+        self._whole: tuple[_State, bool, RefSnapshot] | None = None
 
     def path(self, name: bytes) -> bytes:
         """The loose file of a ref whose name is safe, or of HEAD."""
@@ -186,9 +208,35 @@ class FilesRefStore(RefStore):
         return RawRef(RefState.OID, oid) if oid is not None else loose
 
     def snapshot(self, *, peel: bool = True) -> RefSnapshot:
-        loose = {name: self._read_loose(name) for name in self._loose_names()}
-        head = self._read_loose(b"HEAD")
-        packed = self.packed()
+        known = self._whole
+        if known is not None and (known[1] or not peel) and self._is_unchanged(known[0]):
+            return known[2]
+        state = _State()
+        snapshot = self._list(state, peel)
+        if state.is_settled():
+            self._whole = (state, peel, snapshot)
+        return snapshot
+
+    def _is_unchanged(self, state: "_State") -> bool:
+        """Whether everything that was looked at is as it was: a stat for each folder and each loose ref."""
+        git_dir, stat = self.git_dir + b"/", os.stat
+        try:
+            for name, folder in state.folders.items():
+                found = stat(git_dir + name)
+                if (found.st_mtime_ns, found.st_ino) != folder:
+                    return False
+            for name, file in state.files.items():
+                found = stat(git_dir + name)
+                if (found.st_mtime_ns, found.st_ctime_ns, found.st_ino, found.st_size) != file:
+                    return False
+        except OSError:
+            return False
+        return self.packed() is state.packed
+
+    def _list(self, state: "_State", peel: bool) -> RefSnapshot:
+        loose = {name: self._read_loose(name, state) for name in self._loose_names(state)}
+        head = self._read_loose(b"HEAD", state)
+        packed = state.packed = self.packed()
 
         def look(name: bytes) -> RawRef:
             raw = loose.get(name)
@@ -213,8 +261,12 @@ class FilesRefStore(RefStore):
             target = b""
             if raw.state is RefState.SYMREF:
                 target, raw = chase(raw)
-            overlay[name] = self._make_ref(name, raw, target, packed, peel)
-        refs: tuple[Ref, ...] = self._refs_of_packed(packed, peel)
+            made = overlay[name] = self._make_ref(name, raw, target, packed, peel)
+            if made is None:
+                state.is_whole = False  # its object may come
+        refs, absent = self._refs_of_packed(packed, peel)
+        if absent:
+            state.is_whole = False
         if overlay:
             merged = [ref for ref in refs if ref.name not in overlay]
             merged += [ref for ref in overlay.values() if ref is not None]
@@ -231,21 +283,22 @@ class FilesRefStore(RefStore):
 
     # Loose files
 
-    def _loose_names(self) -> set[bytes]:
+    def _loose_names(self, state: "_State") -> set[bytes]:
         names: set[bytes] = set()
         todo = [b"refs"]
         while todo:
             folder = todo.pop()
-            todo += self._list_folder(folder, names)
+            todo += self._list_folder(folder, names, state)
         return names
 
-    def _list_folder(self, folder: bytes, names: set[bytes]) -> list[bytes]:
+    def _list_folder(self, folder: bytes, names: set[bytes], state: "_State") -> list[bytes]:
         """Add the refs directly in `folder` to `names`; return the folders in it."""
         path = self.git_dir + b"/" + folder
         folders: set[bytes] = set()
         for _ in range(3):
             try:
-                before = os.stat(path).st_mtime_ns
+                seen = os.stat(path)
+                before = seen.st_mtime_ns
                 with os.scandir(path) as entries:
                     for entry in entries:
                         name = folder + b"/" + entry.name
@@ -255,22 +308,33 @@ class FilesRefStore(RefStore):
                             names.add(name)
                 after = os.stat(path).st_mtime_ns
             except (FileNotFoundError, NotADirectoryError):
+                state.is_whole = False
                 break  # a folder that went while we looked; what it held is packed or deleted
             except OSError as error:
                 raise RepositoryUnusable("the repository's refs can't be read") from error
             if before == after and after < time.time_ns() - _SETTLED_NS:
+                state.folders[folder] = (before, seen.st_ino)
                 break
+        else:
+            state.is_whole = False
         return [name for name in folders if not BAD_NAME.search(name)]
 
-    def _read_loose(self, name: bytes) -> RawRef:
+    def _read_loose(self, name: bytes, state: "_State | None" = None) -> RawRef:
         path = self.git_dir + b"/" + name
         try:
             fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
         except (FileNotFoundError, NotADirectoryError):
+            if state is not None:
+                state.is_whole = False
             return RawRef(RefState.MISSING)
         except OSError:
+            if state is not None:
+                state.is_whole = False
             return self._read_link(path)
         try:
+            if state is not None:
+                seen = os.fstat(fd)
+                state.files[name] = (seen.st_mtime_ns, seen.st_ctime_ns, seen.st_ino, seen.st_size)
             data = os.read(fd, _READ_BYTES)
         except IsADirectoryError:
             return RawRef(RefState.MISSING)
@@ -305,13 +369,16 @@ class FilesRefStore(RefStore):
 
     # Objects behind refs
 
-    def _refs_of_packed(self, packed: PackedRefs, peel: bool) -> tuple[Ref, ...]:
-        """Every packed ref whose object is there; looked up once for each version of the file."""
+    def _refs_of_packed(self, packed: PackedRefs, peel: bool) -> tuple[tuple[Ref, ...], tuple[bytes, ...]]:
+        """Every packed ref whose object is there, and the names of the others.
+
+        They are looked up once for each version of the file.
+        """
         cached = self._packed_refs
         if cached is not None and cached[0] is packed and (cached[1] or not peel):
             refs, absent = cached[2], cached[3]
             if not any(to_raw(packed.oids[name]) in self.objects for name in absent):
-                return refs
+                return refs, absent
         refs_list: list[Ref] = []
         absent_list: list[bytes] = []
         present = self._present
@@ -331,7 +398,7 @@ class FilesRefStore(RefStore):
             refs_list.append(Ref(name, oid, peeled, None))
         self._present = now_present
         self._packed_refs = (packed, peel, tuple(refs_list), tuple(absent_list))
-        return self._packed_refs[2]
+        return self._packed_refs[2:]
 
     @staticmethod
     def _is_known_unpeelable(packed: PackedRefs, name: bytes) -> bool:

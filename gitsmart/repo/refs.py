@@ -48,6 +48,8 @@ class RefSnapshot:
     head: Ref | None  # HEAD, when it resolves
     head_target: bytes | None  # the ref that HEAD points at, also when unborn; None when detached
     _by_name: dict[bytes, Ref] = field(default_factory=dict, repr=False, compare=False)
+    memo: dict[object, object] = field(default_factory=dict, repr=False, compare=False)
+    """What others made of this list, dropped with it: the same one is given as long as nothing changes."""
 
     def get(self, name: bytes) -> Ref | None:
         """The ref of that name, HEAD too. The index is built at the first call."""

@@ -140,7 +140,7 @@ class Repository:
         self._shown_tips: dict[bytes, ShownTips] = {}
         self._reachabilities: dict[tuple[bytes, bool], Reachability] = {}
         self._hidden: dict[Section, tuple[GitConfig, HiddenRefs]] = {}
-        self._shown: dict[tuple[bytes, Section], tuple[tuple[Ref, ...], RefView, tuple[Ref, ...]]] = {}
+        self._shown: dict[tuple[bytes, Section], tuple[RefSnapshot, RefView, RefSnapshot]] = {}
 
     @property
     def identity(self) -> bytes:
@@ -244,12 +244,15 @@ class Repository:
             return snapshot
         key = (view.namespace, section)
         known = self._shown.get(key)
-        # most of two listings are the same objects: to compare 100,000 takes 0.3 ms, to rename them 0.2 s
-        if known is None or known[1] != view or known[0] != snapshot.refs:
+        if known is None or known[1] != view or known[0] is not snapshot:
+            # most of two listings are the same objects: to compare 100,000 takes 0.3 ms, to rename them 0.2 s
+            is_same = known is not None and known[1] == view and known[0].refs == snapshot.refs
+            refs = known[2].refs if known is not None and is_same else view.refs(snapshot.refs)
             if len(self._shown) >= _VIEWS:
                 self._shown.clear()
-            known = self._shown[key] = (snapshot.refs, view, view.refs(snapshot.refs))
-        return RefSnapshot(known[2], *view.head(snapshot, self.ref_store))
+            shown = RefSnapshot(refs, *view.head(snapshot, self.ref_store))
+            known = self._shown[key] = (snapshot, view, shown)
+        return known[2]
 
     def reachability(self, *, hidden_too: bool = False) -> Reachability:
         """What is known of where this namespace's refs lead to, shared by all requests.

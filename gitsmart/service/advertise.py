@@ -11,7 +11,7 @@ A capability stands here only when the service does what it promises.
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from gitsmart.pack.objects import to_hex
@@ -19,7 +19,7 @@ from gitsmart.repo.ref_view import ALTERNATE
 from gitsmart.repo.refs import Ref, RefSnapshot
 from gitsmart.repo.repository import Repository
 from gitsmart.service.alternate_refs import alternate_tips
-from gitsmart.service.channel import Channel
+from gitsmart.service.channel import Channel, write_kept
 from gitsmart.service.features import Features, read_features
 from gitsmart.service.options import ServiceOptions, ServiceReport
 from gitsmart.service.push_certificate import NonceIssuer
@@ -36,8 +36,8 @@ _UPLOAD_PACK = (
 )
 _RECEIVE_PACK = b"report-status report-status-v2 delete-refs side-band-64k quiet"
 
-_BATCH = 512
-"""Lines joined into one write: some 32 KiB."""
+_KEPT_BYTES = 16 << 20
+"""Larger lists are made for each request."""
 
 
 def advertise(
@@ -52,10 +52,11 @@ def advertise(
         Disconnected: the peer has gone.
         RepositoryError, OSError: the refs can't be read.
     """
+    prefix = b""
     if not (service == "git-upload-pack" and version == 2):
-        channel.write(pkt(b"# service=%b\n" % service.encode("ascii")) + FLUSH_PKT)
+        prefix = pkt(b"# service=%b\n" % service.encode("ascii")) + FLUSH_PKT
     return write_advertisement(
-        repo, channel, service=service, version=version, options=options, stateless=True
+        repo, channel, service=service, version=version, options=options, stateless=True, prefix=prefix
     )
 
 
@@ -67,29 +68,71 @@ def write_advertisement(
     version: int,
     options: ServiceOptions,
     stateless: bool,
+    prefix: bytes = b"",
 ) -> ServiceReport:
-    """Write what the service itself says first, without HTTP's `# service=` line; see `advertise`."""
+    """Write what the service itself says first, behind `prefix`; see `advertise`.
+
+    What comes behind the capabilities is encoded once for each state of the refs.
+    """
     if service == "git-upload-pack" and version == 2:
         lines = v2_capabilities(repo, read_features(repo.config, repo.format), options)
         channel.write(b"".join([pkt(line + b"\n") for line in lines]) + FLUSH_PKT)
         return ServiceReport()
     report = ServiceReport()
-    batch: list[bytes] = [pkt(b"version 1\n")] if version == 1 else []
+    begin = pkt(b"version 1\n") if version == 1 else b""
     is_fetch = service == "git-upload-pack"
     snapshot = repo.shown_refs("uploadpack") if is_fetch else repo.refs(peel=False)
-    capabilities = b"\0" + _v0_capabilities(repo, snapshot, service, options, stateless=stateless)
-    for name, oid in _v0_refs(repo, snapshot, service, options, channel.check):
-        size = len(oid) + len(name) + len(capabilities) + 6
-        batch.append(b"%04x%b %b%b\n" % (size, oid, name, capabilities))
-        capabilities = b""
-        report.refs += name != ALTERNATE and not name.endswith(b"^{}")
-        if len(batch) >= _BATCH:
-            channel.write(b"".join(batch))
-            batch.clear()
-    batch += [pkt(b"shallow %b\n" % to_hex(raw_oid)) for raw_oid in sorted(repo.shallow())]
-    batch.append(FLUSH_PKT)
-    channel.write(b"".join(batch))
+    capabilities = _v0_capabilities(repo, snapshot, service, options, stateless=stateless)
+    tips: Sequence[bytes] = ()
+    if not is_fetch:
+        tips = alternate_tips(repo, options, check=channel.check)
+    key: object = "v0", repo.view("receive") if not is_fetch else None, bool(tips)
+    known = snapshot.memo.get(key)
+    if isinstance(known, _Lines):
+        encoded = known
+    else:
+        encoded = _encode(_v0_refs(repo, snapshot, service, tips))
+        if not tips and len(encoded.rest) <= _KEPT_BYTES:
+            snapshot.memo[key] = encoded
+    oid, name = encoded.first
+    first = pkt(b"%b %b\0%b\n" % (oid, name, capabilities))
+    end = b"".join([pkt(b"shallow %b\n" % to_hex(raw_oid)) for raw_oid in sorted(repo.shallow())])
+    report.refs += encoded.count
+    if prefix and b" push-cert=" not in capabilities:
+        write_kept(channel, *encoded.whole(prefix + begin + first, end + FLUSH_PKT))
+    else:
+        channel.write(prefix + begin + first)
+        channel.write_all([encoded.rest, end, FLUSH_PKT])
     return report
+
+
+class _Lines:
+    """All lines but the first, which has the capabilities."""
+
+    def __init__(self, first: tuple[bytes, bytes], rest: bytes, count: int) -> None:
+        self.first = first
+        """Oid and name."""
+        self.rest = rest
+        self.count = count
+        """Refs in all: no peeled ones, nor alternates'."""
+        self._whole: tuple[bytes, bytes, bytes, dict[str, bytes]] | None = None
+
+    def whole(self, begin: bytes, end: bytes) -> tuple[bytes, dict[str, bytes]]:
+        """Return all of an advertisement, and what belongs to it; see `write_kept`."""
+        known = self._whole
+        if known is None or known[:2] != (begin, end):
+            known = self._whole = (begin, end, b"".join((begin, self.rest, end)), {})
+        return known[2:]
+
+
+def _encode(refs: Iterator[tuple[bytes, bytes]]) -> _Lines:
+    name, oid = next(refs)
+    count = int(name != ALTERNATE and not name.endswith(b"^{}"))
+    rest = []
+    for other, other_oid in refs:
+        rest.append(b"%04x%b %b\n" % (len(other_oid) + len(other) + 6, other_oid, other))
+        count += other != ALTERNATE and not other.endswith(b"^{}")
+    return _Lines((oid, name), b"".join(rest), count)
 
 
 def v2_capabilities(repo: Repository, features: Features, options: ServiceOptions) -> list[bytes]:
@@ -146,13 +189,11 @@ def _v0_refs(
     repo: Repository,
     snapshot: RefSnapshot,
     service: ServiceName,
-    options: ServiceOptions,
-    check: Callable[[], None],
+    tips: Sequence[bytes],
 ) -> Iterator[tuple[bytes, bytes]]:
     """Name and oid of each line. An empty repository has one line too, for the capabilities."""
     empty = b"capabilities^{}", repo.format.zero
     if service == "git-receive-pack":
-        tips = alternate_tips(repo, options, check=check)
         lines = _with_alternates(tips, repo.view("receive").for_push(snapshot))
         yield next(lines, empty)
         yield from lines

@@ -11,7 +11,10 @@ from typing import Protocol
 
 from gitsmart.wire.content import ContentDecoder, GzipEncoder
 
-__all__ = ["Channel", "DecodedChannel", "GzippedChannel", "PeekedChannel"]
+__all__ = ["Channel", "DecodedChannel", "GzippedChannel", "PeekedChannel", "write_kept"]
+
+_GZIP = "gzip"
+_AT_ONCE_BYTES = 256 << 10
 
 
 class Channel(Protocol):
@@ -128,6 +131,7 @@ class GzippedChannel:
         self._threshold = threshold_bytes
         self._small = bytearray()
         self._encoder: GzipEncoder | None = None
+        self._is_whole = False
         self.read = inner.read
         self.check = inner.check
 
@@ -155,6 +159,39 @@ class GzippedChannel:
     def keepalive(self, packet: bytes, interval_s: float) -> None:
         """Nothing: a packet would land inside the coded bytes."""
 
+    def write_kept(self, body: bytes, kept: dict[str, bytes]) -> None:
+        """See the function `write_kept`: gzip'd once."""
+        if self._small or self._encoder is not None or len(body) < self._threshold:
+            self.write(body)
+            return
+        self._on_gzip()
+        coded = kept.get(_GZIP)
+        if coded is None:
+            encoder = GzipEncoder()
+            coded = kept[_GZIP] = encoder.encode(body) + encoder.finish()
+        self._is_whole = True
+        write_kept(self._inner, coded, {})
+
     def finish(self) -> None:
         """Write the rest."""
+        if self._is_whole:
+            return
         self._inner.write(self._small if self._encoder is None else self._encoder.finish())
+
+
+def write_kept(channel: Channel, body: bytes, kept: dict[str, bytes]) -> None:
+    """Write a response as a whole, one that others will get, too.
+
+    Args:
+        kept: belongs to `body`, and holds other codings of it once they were asked for.
+
+    Raises: as `Channel.write`.
+    """
+    if isinstance(channel, GzippedChannel):
+        channel.write_kept(body, kept)
+    elif len(body) < _AT_ONCE_BYTES:
+        channel.write(body)
+    else:
+        channel.write(body[:4096])
+        channel.flush()  # the connection can be lent once the response has begun
+        channel.write_all([memoryview(body)[4096:]])

@@ -201,3 +201,30 @@ def test_no_ref_is_ever_missing_beside_git_pack_refs(root: RepositoryRoot, git: 
 )  # fmt: skip
 def test_safe_names(ref: bytes, safe: bool) -> None:
     assert is_safe_ref(ref) is safe
+
+
+def test_the_same_list_is_given_while_nothing_changes(filled: tuple[Repository, Path], git: Any) -> None:
+    """... and every change is seen at once, however it is made."""
+    repo, path = filled
+    one, two = (git(path, "rev-parse", f"refs/heads/{name}").decode() for name in ("a/b/c", "main"))
+    loose = path / "refs" / "heads" / "main"
+    changes: list[Any] = [
+        lambda: git(path, "update-ref", "refs/heads/main", one),
+        lambda: loose.write_text(two + "\n"),  # in place, as no git does
+        lambda: git(path, "update-ref", "refs/heads/new/er", two),
+        lambda: git(path, "pack-refs", "--all"),
+        lambda: git(path, "update-ref", "-d", "refs/heads/new/er"),
+        lambda: git(path, "symbolic-ref", "HEAD", "refs/heads/a/b/c"),
+        lambda: git(path, "update-ref", "refs/heads/main", one),
+        lambda: git(path, "update-ref", "-d", "refs/heads/main"),
+    ]
+    for change in changes:
+        deadline = time.monotonic() + 5
+        while repo.refs() is not repo.refs():
+            assert time.monotonic() < deadline
+        assert repo.refs(peel=False) is repo.refs()
+        view = repo.shown_refs("uploadpack")
+        assert view is repo.shown_refs("uploadpack")
+        change()
+        assert shown(repo.refs()) == git(path, "show-ref", "--head", "-d").splitlines()
+        assert view is not repo.shown_refs("uploadpack")
