@@ -142,6 +142,11 @@ class Reach:
     def _tell(self) -> None:
         self._tick(len(self.loose) + count(self._walk.bits()))
 
+    def take(self, bits: bytes) -> None:
+        """Count objects as reached, of which all that they refer to is among them, or reached."""
+        if bits:
+            self._walk.add_bits(bits)
+
     def mark(self, raw_oids: Collection[bytes]) -> None:
         """Count objects as reached, and nothing that they refer to."""
         wanted = list(raw_oids)

@@ -24,6 +24,7 @@ from itertools import chain, compress
 from gitsmart import native
 from gitsmart.errors import ObjectMissing, PackError
 from gitsmart.pack.bitmap import Bitmaps, bitmaps_of
+from gitsmart.pack.closure import pack_roots
 from gitsmart.pack.delta import delta_sizes
 from gitsmart.pack.ewah import combine
 from gitsmart.pack.ewah import count as count_bits
@@ -62,6 +63,10 @@ _TREES_BYTES = 32 << 20
 _BULK = 2048
 # ... and in smaller ones a held tree is looked for that many bases away.
 _NEAR = 2
+# Packs of fewer objects are gone through in less than it takes to keep what was found.
+_CLOSURE_LEAST = 20_000
+# So few commits are looked for from where they are; more, by going through all of history.
+_FEW_ROOTS = 8
 # A base with more references that were not seen is no help.
 _MANY = 32
 
@@ -563,6 +568,8 @@ def _select_in(query: _Query, whole: PackMap, bitmaps: Bitmaps | None) -> tuple[
         commits = query.wants[COMMIT]
         if commits and bitmaps is not None and not query.has_haves:
             reach.add_and_keep(commits[0])
+        elif bitmaps is None and not boundary:
+            reach.take(_largest_pack(query, whole))
         wanted += [(raw_oid, COMMIT) for raw_oid in commits]
         reach.add(wanted, ends=boundary, no_trees=no_trees and bitmaps is None)
     else:
@@ -608,6 +615,46 @@ def _select_in(query: _Query, whole: PackMap, bitmaps: Bitmaps | None) -> tuple[
         tuple(PackedObjects(pack, bits) for pack, bits in whole.parts(client_has)),
     )
     return selection, reached
+
+
+def _largest_pack(query: _Query, whole: PackMap) -> bytes:
+    """Return the bits of all of the first pack that is reached, when that is next to all of it; else none.
+
+    It is when the pack is closed, and all its roots are wanted or reached. (closure.py) Tags that nobody
+    wants may be roots too: they are left out.
+    """
+    pack = whole.packs[0]
+    if pack.count < max(_CLOSURE_LEAST, whole.total // 2):
+        return b""
+    found = pack_roots(pack, tick=query.tick)
+    if not found.is_closed:
+        return b""
+    store = query.store
+    unwanted: set[bytes] = set()
+    commits: set[bytes] = set()
+    for root in found.roots - query.given:
+        tags, raw_oid, kind = store.peel(root)
+        if kind != COMMIT:
+            return b""
+        unwanted.update(tags)
+        commits.add(raw_oid)
+    commits -= query.given
+    wanted = query.wants[COMMIT]
+    if len(commits) <= _FEW_ROOTS:
+        if walk_commits(store, commits, wanted, tick=query.tick)[0]:
+            return b""
+    else:
+        reach = Reach(store, whole, tick=query.tick)
+        reach.add(_typed(query.wants, (COMMIT,)), no_trees=True)
+        bits = reach.bits()
+        for number in whole.numbers_of(commits):
+            if number is None or not bits[number >> 3] >> (number & 7) & 1:
+                return b""
+    whole_pack = bytearray(((1 << pack.count) - 1).to_bytes((pack.count + 7) // 8, "little"))
+    for number in whole.numbers_of(unwanted - query.given):
+        if number is not None and number < pack.count:
+            whole_pack[number >> 3] &= ~(1 << (number & 7))
+    return bytes(whole_pack)
 
 
 def _typed(objects: dict[int, list[bytes]], kinds: Iterable[int]) -> list[tuple[bytes, int]]:

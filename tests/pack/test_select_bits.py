@@ -2,16 +2,20 @@
 
 import random
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from gitsmart import native as native_module
 from gitsmart.errors import ObjectMissing
 from gitsmart.pack import select as module
 from gitsmart.pack.bitmap import Bitmaps, bitmaps_of
+from gitsmart.pack.closure import Roots, pack_roots
 from gitsmart.pack.filters import ObjectFilter
 from gitsmart.pack.objects import BLOB, COMMIT, TAG, TREE
+from gitsmart.pack.packfile import PackFile
 from gitsmart.pack.reach import Reach
 from gitsmart.pack.select import select_objects
 
@@ -162,3 +166,46 @@ def test_missing_objects(native: bool, marked: History) -> None:
     (tip,) = marked.oids("refs/heads/c30")
     selection = select_objects(marked.store(), wants=[tip], haves=[b"\1" * 20])
     assert set(selection.names()) == marked.objects([tip])
+
+
+@pytest.mark.parametrize("few", [0, 100])
+def test_clones_of_a_pack_that_is_closed(
+    packed: History, tmp_path: Path, few: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not native_module.available:
+        pytest.skip("without native module all is walked")
+    monkeypatch.setattr(module, "_CLOSURE_LEAST", 1)
+    monkeypatch.setattr(module, "_FEW_ROOTS", few)
+    path = tmp_path / "copy.git"
+    shutil.copytree(packed.path, path)
+    history = type(packed)(path, packed.format, packed.environ, packed.rng, marks=packed.marks)
+    read: list[object] = []
+
+    def counting(pack: PackFile, *, tick: Callable[[int], None]) -> Roots:
+        read.append(pack)
+        return pack_roots(pack, tick=tick)
+
+    monkeypatch.setattr(module, "pack_roots", counting)
+    everything = [*history.oids("--all")]
+    tags = history.oids("annotated", "old", "nested", "of-tree", "of-blob")
+    branches = [oid for oid in everything if oid not in tags]
+    rng = random.Random(1)
+    cases = [everything, branches, [*branches, tags[2]], branches[-1:], [*branches, *tags[3:]]]
+    cases += [rng.sample(branches, 3) for _ in range(4)]
+    for wants in cases:
+        for keep in (None, ObjectFilter(blob_limit=0)):
+            selection = select_objects(history.store(), wants=wants, haves=[], keep=keep)
+            options = () if keep is None else ("--filter=blob:none",)
+            given = {tags[4], *history.oids("of-blob^{}")} & set(history.objects(wants)) if keep else set()
+            assert set(selection.names()) == history.objects(wants, (), *options) | given
+    assert read
+    # More objects came: the pack is still taken whole, and nothing twice.
+    history.marks, history.commits, history.names = packed.marks, list(packed.commits), dict(packed.names)
+    history.clock = packed.clock
+    history.grow(10, unpack=False)
+    history.grow(10, unpack=True)
+    wants = history.oids("--all")
+    selection = select_objects(history.store(), wants=wants, haves=[])
+    names = list(selection.names())
+    assert len(names) == len(set(names))
+    assert set(names) == history.objects(wants)
