@@ -196,6 +196,35 @@ def test_packfile_uris(git: Git, hosted: Hosted, cdn: tuple[Path, str], tmp_path
 # ---------------------------------------------------------------------------------------------- bundle-uri
 
 
+@pytest.mark.parametrize("accepts", ["knownUrl", "none"])
+def test_promisor_remote(git: Git, host: HostFunction, tmp_path: Path, accepts: str) -> None:
+    """A server that lacks the large blobs: clients get them from the one that it names."""
+    if git_version(git) < (2, 50):
+        pytest.skip("this git knows of no promisor remotes of servers")
+    lop, lacking = host(), host(empty=True)
+    git("config", "uploadpack.allowAnySHA1InWant", "true", cwd=lop.path)
+    for name, value in (
+        ("core.repositoryFormatVersion", "1"),
+        ("remote.lop.url", lop.url),
+        ("remote.lop.fetch", "+refs/*:refs/*"),
+        ("remote.lop.promisor", "true"),
+        ("remote.lop.partialCloneFilter", "blob:limit=200"),
+        ("promisor.advertise", "true"),
+    ):
+        git("config", name, value, cwd=lacking.path)
+    git("fetch", "-q", "--filter=blob:limit=200", "lop", cwd=lacking.path)
+    missing = git("rev-list", "--objects", "--all", "--missing=print", cwd=lacking.path).count("?")
+    assert missing
+    known = git.with_config(
+        "remote.lop.promisor=true", f"remote.lop.url={lop.url}", f"promisor.acceptFromServer={accepts}"
+    )
+    known("clone", "-q", "--no-checkout", "--filter=blob:limit=200", lacking.url, "work", cwd=tmp_path)
+    work = tmp_path / "work"
+    assert git("rev-list", "--objects", "--all", "--missing=print", cwd=work).count("?") == missing
+    known("checkout", "-q", "main", cwd=work)
+    assert git("status", "--porcelain", cwd=work) == ""
+
+
 def test_bundle_uri(git: Git, hosted: Hosted, cdn: tuple[Path, str], tmp_path: Path) -> None:
     """Most of a clone comes from a bundle on the other server."""
     if git_version(git) < (2, 40):
