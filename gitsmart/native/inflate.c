@@ -174,10 +174,11 @@ static uint32_t adler32(const uint8_t *data, size_t size)
     } while (0)
 #define LOW(n) ((uint32_t)(bits & (((uint64_t)1 << (n)) - 1)))
 
-int32_t gs_inflate(const uint8_t *in, size_t in_size, uint8_t *out, size_t out_size, int partial)
+static int32_t inflate_stream(const uint8_t *in, size_t in_size, uint8_t *out, size_t out_size, int partial,
+                              size_t *used)
 {
     static const uint8_t order[19] = {16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1, 15};
-    const uint8_t *end = in + in_size;
+    const uint8_t *begin = in, *end = in + in_size;
     uint8_t *start = out, *out_end = out + out_size;
     uint64_t bits = 0;
     unsigned held = 0, last = 0;
@@ -359,7 +360,19 @@ int32_t gs_inflate(const uint8_t *in, size_t in_size, uint8_t *out, size_t out_s
         return GS_MALFORMED;
     if (adler32(start, out_size) != ((uint32_t)in[0] << 24 | (uint32_t)in[1] << 16 | (uint32_t)in[2] << 8 | in[3]))
         return GS_MALFORMED;
+    *used = (size_t)(in + 4 - begin);
     return GS_OK;
+}
+
+int32_t gs_inflate(const uint8_t *in, size_t in_size, uint8_t *out, size_t out_size, int partial)
+{
+    size_t used;
+    return inflate_stream(in, in_size, out, out_size, partial, &used);
+}
+
+int32_t gs_inflate_used(const uint8_t *in, size_t in_size, uint8_t *out, size_t out_size, size_t *used)
+{
+    return inflate_stream(in, in_size, out, out_size, 0, used);
 }
 
 GS_API int32_t gs_inflate_whole(const uint8_t *in, size_t in_size, uint8_t *out, size_t out_size, int32_t partial)

@@ -315,6 +315,22 @@ class Fsck:
     def follows_changes(self) -> bool:
         return self._rules.follows_changes
 
+    @property
+    def longest_name(self) -> int:
+        """Names in trees that are longer may have something said of them."""
+        return self._rules.longest_name if self._wants_length else (1 << 64) - 1
+
+    @property
+    def tolerates_0664(self) -> bool:
+        return self._rules.tolerate_0664
+
+    def expect(self, *, is_modules: bool, raw_oid: bytes) -> None:
+        """Note what a tree that was found clean elsewhere calls .gitmodules, or else .gitattributes."""
+        if is_modules:
+            self._gitmodules.add(raw_oid)
+        elif self._wants_attributes:
+            self._gitattributes.add(raw_oid)
+
     def check(self, kind: int, raw_oid: bytes, data: bytes) -> bool:
         """Check a commit, tree or tag; True when it is clean: nothing to say of it.
 

@@ -27,7 +27,7 @@ from array import array
 from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -49,7 +49,8 @@ from gitsmart.pack.objects import (
     to_hex,
     tree_references,
 )
-from gitsmart.pack.packindex import index_pieces, order_by_name, reverse_index_pieces
+from gitsmart.pack.oidtypes import OidTypes
+from gitsmart.pack.packindex import Bytes, Numbers, index_pieces, order_by_name, reverse_index_pieces
 from gitsmart.pack.store import LooseObject, ObjectStore
 from gitsmart.pack.treedelta import TreeChanges, delta_references, entry_ends
 
@@ -59,7 +60,7 @@ _OFS_DELTA: Final = 6
 _REF_DELTA: Final = 7
 _READ: Final = 1 << 16
 _PIECE: Final = 1 << 18
-_HUGE: Final = 1 << 20  # a blob from here on is hashed in pieces, not held
+HUGE: Final = 1 << 20  # a blob from here on is hashed in pieces, not held
 _CACHE_BYTES: Final = 32 << 20  # 1 % of git/git's bases are missed with 64 MiB, 2 % with 16: packs.md A.5
 _TICK_OBJECTS: Final = 256
 _TICK_BYTES: Final = 16 << 20
@@ -70,8 +71,8 @@ _ENDS_OVERHEAD: Final = 32
 _PATIENCE: Final = (
     8  # deltas; pulled out of the air, between git's usual misses of 1 to 3 and its depth of 50
 )
-_REBUILT_TIMES: Final = 16  # building bases again may cost this much of what the objects themselves cost
-_REBUILT_BYTES: Final = 1 << 30  # ... and this much besides; git/git needs 0.2 times
+REBUILT_TIMES: Final = 16  # building bases again may cost this much of what the objects themselves cost
+REBUILT_BYTES: Final = 1 << 30  # ... and this much besides; git/git needs 0.2 times
 _NO_BASE: Final = -1
 _THIN: Final = -2  # this and below: the base is self._thin[-2 - parent]
 
@@ -99,15 +100,16 @@ class IngestLimits:
     """Deltas between an object and its whole base: the most that git pack-objects makes."""
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PackFacts:
     """What a pack holds and refers to, for the connectivity check; all oids raw."""
 
-    own: dict[bytes, int] = field(default_factory=dict)
-    """raw oid -> type of every object the peer sent. Bases that complete a thin pack are not among them."""
-    outside: dict[bytes, int] = field(default_factory=dict)
+    own: OidTypes
+    """raw oid -> type of every object the peer sent. Bases that complete a thin pack are not among them. The
+    names are the written index's, mapped: a byte of memory for each."""
+    outside: OidTypes
     """raw oid -> expected type of what these refer to and the pack does not hold; gitlinks left out."""
-    conflicting: dict[bytes, int] = field(default_factory=dict)
+    conflicting: OidTypes
     """raw oid -> type it is referred to as, though it has, or is also referred to as, another."""
 
 
@@ -146,7 +148,12 @@ def ingest_pack(
     Raises: PackError (FsckFailed is one), LimitExceeded; ConfigError when collisions can't be detected;
     OSError from the disk.
     """
-    ingest = _Ingest(read, directory, fmt, bases, detect_collisions, limits, tick, fsck, cache_bytes)
+    from gitsmart.pack import indexer_native  # it builds on this module
+
+    kind = (
+        indexer_native.NativeIngest if indexer_native.is_possible(fmt, detect_collisions, limits) else Ingest
+    )
+    ingest = kind(read, directory, fmt, bases, detect_collisions, limits, tick, fsck, cache_bytes)
     try:
         return ingest.run()
     finally:
@@ -189,7 +196,7 @@ class _BaseCache:
         self._bytes = 0
 
 
-class _Ingest:
+class Ingest:
     """The state of one ingestion. An object's index is its place in the pack, from 0."""
 
     def __init__(
@@ -248,7 +255,8 @@ class _Ingest:
         self._work_bytes = 0
         self._resolved_bytes = 0
         self._rebuilt_bytes = 0
-        self._crc = 0  # of the entry that arrives in pieces
+        self._offset = 0  # of the entry that arrives
+        self._crc = 0  # of what arrived in pieces of it
         self._huge: set[int] = set()
         # Files
         self._fd = -1
@@ -268,13 +276,15 @@ class _Ingest:
         self._tick(self._done, self._total)
         received = self._end + self._raw_len
         objects = self._total
-        facts = self._facts()
+        outside, conflicting = self._outside()
         if not objects:
             checksum = self._trailer.digest()
+            own = OidTypes(b"", b"", self._raw_len)
         else:
-            self._check_bases(facts.own)
-            checksum = self._complete(facts.own)
-            self._write_files(checksum)
+            self._check_bases()
+            checksum = self._complete()
+            own = self._write_files(checksum)
+        facts = PackFacts(own=own, outside=outside, conflicting=conflicting)
         return IngestedPack(checksum=to_hex(checksum), objects=objects, pack_bytes=received, facts=facts)
 
     def close(self) -> None:
@@ -410,7 +420,8 @@ class _Ingest:
             if size > small:
                 self._check_size(kind, size)
             offsets_append(offset)
-            if kind == BLOB and size >= _HUGE:
+            self._offset = offset
+            if kind == BLOB and size >= HUGE:
                 self._crc = crc32(self._view[first:pos], 0)
                 self._huge_blob(index, size)
                 crcs_append(self._crc)
@@ -465,7 +476,7 @@ class _Ingest:
             try:
                 piece = inflater.decompress(window, min(left + 1, _PIECE))
             except InflateError:
-                raise PackError(f"object at offset {self._offsets[-1]}: inflate returned an error") from None
+                raise PackError(f"object at offset {self._offset}: inflate returned an error") from None
             rest = inflater.unused_data if inflater.eof else inflater.unconsumed_tail
             used = len(window) - len(rest)
             self._crc = crc32(window[:used], self._crc)
@@ -476,7 +487,7 @@ class _Ingest:
             self._work(len(piece))
             yield piece
         if left:
-            raise PackError(f"object at offset {self._offsets[-1]}: inflated size is not what it declares")
+            raise PackError(f"object at offset {self._offset}: inflated size is not what it declares")
 
     def _huge_blob(self, index: int, size: int) -> None:
         """Hash a large blob while it arrives; the hasher that detects collisions wants a file for it."""
@@ -523,7 +534,7 @@ class _Ingest:
                 try:
                     self._note_references(kind, data)
                 except PackError as error:
-                    raise _bad_object(raw_oid, error) from error
+                    raise bad_object(raw_oid, error) from error
         self._resolved_bytes += len(data)
         self._work_bytes += len(data)
         if self._work_bytes >= _TICK_BYTES:
@@ -566,7 +577,7 @@ class _Ingest:
         except PackError as error:
             if fsck is not None:
                 fsck.check(TREE, raw_oid, data)  # it says so in git's words
-            raise _bad_object(raw_oid, error) from error
+            raise bad_object(raw_oid, error) from error
         if fsck is None:
             return
         is_base_clean = base < len(self._clean) and self._clean[base]
@@ -580,7 +591,7 @@ class _Ingest:
         self._work(0)
         index = self._indexes().get(raw_oid)
         if index is not None:
-            kind = self._types[index]
+            kind = self._kind_of(index)
             if kind != BLOB:
                 return kind, b""
             if index in self._huge:
@@ -702,6 +713,17 @@ class _Ingest:
                     index_of.setdefault(self._name(index), index)
         return index_of
 
+    def _kind_of(self, index: int) -> int:
+        """Give the type of a resolved object."""
+        return self._types[index]
+
+    def _parent(self, index: int) -> int:
+        return self._parents[index]
+
+    def _has(self, raw_oid: bytes) -> bool:
+        """Tell whether the peer sent this object."""
+        return any(raw_oid in objects for objects in self._own)
+
     def _name(self, index: int) -> bytes:
         return bytes(self._names[index * self._raw_len : (index + 1) * self._raw_len])
 
@@ -749,7 +771,7 @@ class _Ingest:
             data = apply_delta(data, self._entry_data(at), limit_bytes=self._limits.delta_bytes)
             cache.put(at, (kind, data))
             self._rebuilt_bytes += len(data)
-            if self._rebuilt_bytes > _REBUILT_TIMES * self._resolved_bytes + _REBUILT_BYTES:
+            if self._rebuilt_bytes > REBUILT_TIMES * self._resolved_bytes + REBUILT_BYTES:
                 raise LimitExceeded("the pack's delta chains take too long to follow")
             self._work(len(data))
         return kind, data
@@ -869,7 +891,7 @@ class _Ingest:
         """Compare an object that the pack has twice: git takes such packs, and so do we."""
         first = self._indexes()[raw_oid]
         if first != index and not self._same(index, self._all_pieces(first)):
-            raise _collision(raw_oid)
+            raise collision(raw_oid)
 
     def _check_known(self) -> None:
         """Compare the objects of this batch that the repository has too, byte by byte, as JGit does.
@@ -883,13 +905,13 @@ class _Ingest:
                 kind, pieces = self._known_pieces(raw_oid)
             except ObjectMissing:  # a repack or gc was faster
                 continue
-            if kind != self._types[index] or not self._same(index, pieces):
-                raise _collision(raw_oid)
+            if kind != self._kind_of(index) or not self._same(index, pieces):
+                raise collision(raw_oid)
 
     def _known_pieces(self, raw_oid: bytes) -> tuple[int, Iterable[bytes]]:
         """Give type and data of an object in the repository."""
         kind, size = self._bases.size_of(raw_oid)
-        if size >= _HUGE and kind == BLOB:
+        if size >= HUGE and kind == BLOB:
             found = self._bases.locate(raw_oid)
             if found is not None:
                 pack, offset = found
@@ -928,29 +950,38 @@ class _Ingest:
                 pos += count
         return not left and not any(ours)
 
-    def _facts(self) -> PackFacts:
-        facts = PackFacts()
-        own, outside, conflicting = facts.own, facts.outside, facts.conflicting
-        for kind in TYPE_NAMES:
-            objects = self._own[kind]
-            before = len(own)
-            for raw_oid in objects:
-                own[raw_oid] = kind
-            if len(own) != before + len(objects):
+    def _outside(self) -> tuple[OidTypes, OidTypes]:
+        """Give `PackFacts.outside` and `.conflicting`.
+
+        Raises: PackError when two objects of different types have one id.
+        """
+        own, wanted = self._own, self._wanted
+        seen: set[bytes] = set()
+        for objects in own:
+            if not seen.isdisjoint(objects):
                 raise PackError(
                     "SHA1 COLLISION FOUND: two objects of the pack, of different types, with one id"
                 )
-            objects.clear()
+            seen |= objects
+        outside: dict[bytes, int] = {}
+        conflicting: dict[bytes, int] = {}
         for kind in TYPE_NAMES:
-            for raw_oid in self._wanted[kind]:
-                if raw_oid in own or raw_oid in outside:
+            for raw_oid in wanted[kind]:
+                if raw_oid in seen or raw_oid in outside:
                     conflicting[raw_oid] = kind
                 else:
                     outside[raw_oid] = kind
-            self._wanted[kind].clear()
-        return facts
+            wanted[kind].clear()
+        return OidTypes.of(outside, self._raw_len), OidTypes.of(conflicting, self._raw_len)
 
-    def _check_bases(self, own: dict[bytes, int]) -> None:
+    def _repeated_base(self) -> bytes | None:
+        """Give a raw oid that a REF_DELTA names and the pack has more than once."""
+        return next(iter(self._repeated & self._ref_bases), None)
+
+    def _deepest(self) -> int:
+        return max(self._depths)
+
+    def _check_bases(self) -> None:
         """Make sure that whoever reads the pack later finds the bases that were used here.
 
         A REF_DELTA names its base, and readers look the name up in the pack. A base taken out of the
@@ -959,12 +990,13 @@ class _Ingest:
         ever. Of an object that the pack has twice, readers may take either; git: builtin/index-pack.c
         resolve_delta(), "duplicate base?".
         """
-        for raw_oid in self._repeated & self._ref_bases:
-            raise PackError(f"a REF_DELTA's base is in the pack twice: {to_hex(raw_oid).decode()}")
-        inside = [raw_oid in own for raw_oid in self._thin]
+        repeated = self._repeated_base()
+        if repeated is not None:
+            raise PackError(f"a REF_DELTA's base is in the pack twice: {to_hex(repeated).decode()}")
+        inside = [self._has(raw_oid) for raw_oid in self._thin]
         if not any(inside):
             return
-        index_of, parents = self._indexes(), self._parents
+        index_of = self._indexes()
         depths: dict[int, int] = {}  # index -> deltas down to a whole object, as they will be stored
         for raw_oid, is_inside in zip(self._thin, inside, strict=True):
             path: dict[int, None] = {}
@@ -973,37 +1005,35 @@ class _Ingest:
                 if at in path:
                     raise PackError(f"delta cycle through {to_hex(raw_oid).decode()}")
                 path[at] = None
-                at = parents[at]
+                at = self._parent(at)
                 if at <= _THIN and inside[_THIN - at]:
                     at = index_of[self._thin[_THIN - at]]
             depth = depths.get(at, 0 if at <= _THIN else -1)
             for index in reversed(path):
                 depth += 1
                 depths[index] = depth
-        if max(depths.values()) + max(self._depths) > self._limits.delta_depth:
+        if max(depths.values()) + self._deepest() > self._limits.delta_depth:
             raise LimitExceeded(f"delta chain is deeper than {self._limits.delta_depth}")
 
-    def _complete(self, own: dict[bytes, int]) -> bytes:
+    def _complete(self) -> bytes:
         """Append the bases that the pack lacks, and give the pack's checksum.
 
         As git: builtin/index-pack.c conclude_pack(), fix_unresolved_deltas().
         """
-        lacking = [place for place, raw_oid in enumerate(self._thin) if raw_oid not in own]
+        lacking = [place for place, raw_oid in enumerate(self._thin) if not self._has(raw_oid)]
         if not lacking:
             return self._trailer.digest()
         os.ftruncate(self._fd, self._end)
         os.lseek(self._fd, self._end, os.SEEK_SET)
         for place in lacking:
             kind, data = self._content(_THIN - place)
-            entry = _entry_header(kind, len(data)) + zlib.compress(data)
-            self._offsets.append(self._end)
-            self._crcs.append(crc32(entry, 0))
-            self._types.append(kind)
-            self._names += self._thin[place]
+            # level 1: as git, so that its pack is the same (git: environment.c zlib_compression_level)
+            entry = _entry_header(kind, len(data)) + zlib.compress(data, 1)
             _write_all(self._fd, entry)
+            self._append(kind, self._thin[place], crc32(entry, 0), self._end, self._end + len(entry))
             self._end += len(entry)
             self._work(len(data))
-        os.pwrite(self._fd, struct.pack(">I", len(self._offsets)), 8)
+        os.pwrite(self._fd, struct.pack(">I", self._total + len(lacking)), 8)
         checksum = self._format.new_hash()
         offset = 0
         while piece := os.pread(self._fd, _PIECE, offset):
@@ -1013,17 +1043,42 @@ class _Ingest:
         _write_all(self._fd, checksum.digest())
         return checksum.digest()
 
-    def _write_files(self, checksum: bytes) -> None:
-        """Write the indexes, give all three files their names: the index last, as it makes a pack visible."""
+    def _append(self, kind: int, raw_oid: bytes, crc: int, offset: int, end: int) -> None:
+        """Note an entry, from `offset` to `end`, that completes the pack."""
+        self._offsets.append(offset)
+        self._crcs.append(crc)
+        self._types.append(kind)
+        self._names += raw_oid
+
+    def _tables(self) -> tuple[Bytes, Numbers, Numbers]:
+        """Give names, crc32s and offsets of all entries, and let go of what is needed no more."""
         self._cache.clear()
         self._tree_ends.clear()
         self._index_of = None
-        order = order_by_name(self._names, self._raw_len)
-        index = self._write(
-            "tmp_idx_",
-            index_pieces(self._names, self._crcs, self._offsets, order, checksum, self._format),
-        )
+        return self._names, self._crcs, self._offsets
+
+    def _own_types(self, order: "array[int]") -> bytes:
+        """Give each object's type in the index's order: 0 for what is no object of the peer's, and for all
+        but one of those with the same name."""
+        types = self._types
+        types[self._total :] = bytes(len(types) - self._total)
+        found = bytearray(map(types.__getitem__, order))
+        if self._repeated:
+            before = b""
+            for place, index in enumerate(order):
+                name = self._name(index)
+                if name == before:
+                    found[place] = 0
+                before = name
+        return bytes(found)
+
+    def _write_files(self, checksum: bytes) -> OidTypes:
+        """Write the indexes, give all three files their names: the index last, as it makes a pack visible."""
+        names, crcs, offsets = self._tables()
+        order = order_by_name(names, self._raw_len)
+        index = self._write("tmp_idx_", index_pieces(names, crcs, offsets, order, checksum, self._format))
         reverse = self._write("tmp_rev_", reverse_index_pieces(order, checksum, self._format))
+        own = OidTypes.of_index(index, self._own_types(order), self._raw_len)
         os.fchmod(self._fd, 0o444)
         stem = f"pack-{checksum.hex()}"
         placed = []
@@ -1036,6 +1091,7 @@ class _Ingest:
         except BaseException:
             self._temporary.update(placed)
             raise
+        return own
 
     def _write(self, prefix: str, pieces: Iterable[bytes]) -> Path:
         fd, name = tempfile.mkstemp(prefix=prefix, dir=self._directory)
@@ -1061,11 +1117,11 @@ def _show_bytes(count: int) -> str:
     return f"{count} byte" if count == 1 else f"{count} bytes"
 
 
-def _bad_object(raw_oid: bytes, error: PackError) -> PackError:
+def bad_object(raw_oid: bytes, error: PackError) -> PackError:
     return PackError(f"bad object {to_hex(raw_oid).decode()}: {error}")
 
 
-def _collision(raw_oid: bytes) -> PackError:
+def collision(raw_oid: bytes) -> PackError:
     # git: builtin/index-pack.c check_collison()
     return PackError(f"SHA1 COLLISION FOUND WITH {to_hex(raw_oid).decode()} !")
 

@@ -12,12 +12,14 @@ Not done here: comparing with objects that are already there (indexer.py does).
 import ctypes
 import functools
 import hashlib
+import importlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from gitsmart.errors import ConfigError, PackError
+from gitsmart.native import ingest
 from gitsmart.pack.objects import BLOB, TYPE_NAMES, ObjectFormat
 
 __all__ = ["ObjectHasher", "require_collision_detection"]
@@ -81,6 +83,26 @@ def require_collision_detection() -> None:
         raise ConfigError(f"SHA-1 collision detection is not available: {library}")
 
 
+@functools.cache
+def _openssl(is_sha1: bool) -> tuple[int, int, int, int] | None:
+    """Find OpenSSL's hash functions in the library that Python's hashlib is linked to."""
+    try:
+        shared = ctypes.CDLL(importlib.import_module("_hashlib").__file__)
+        found = [shared[f"{'SHA1' if is_sha1 else 'SHA256'}_{step}"] for step in ("Init", "Update", "Final")]
+    except (ImportError, OSError, AttributeError, TypeError):
+        return None
+    first, second, third = (ctypes.cast(function, ctypes.c_void_p).value or 0 for function in found)
+    config = ingest.Config(raw_len=20 if is_sha1 else 32, hash_kind=1 if is_sha1 else 2)
+    config.hash_functions[:] = first, second, third
+    # The empty blob, and one longer than a block: functions with another signature can't give these.
+    for data in (b"", bytes(range(256))):
+        header = b"blob %d\0" % len(data)
+        new = hashlib.sha1 if is_sha1 else hashlib.sha256
+        if ingest.hash_object(config, BLOB, data) != new(header + data, usedforsecurity=False).digest():
+            return None
+    return config.hash_kind, first, second, third
+
+
 class ObjectHasher:
     """Compute object ids of one format. One thread's own: it keeps the buffer that results come in."""
 
@@ -133,6 +155,21 @@ class ObjectHasher:
             while piece := file.read(_PIECE):
                 state.update(piece)
         return state.digest()
+
+    def functions(self) -> tuple[int, int, int, int] | None:
+        """Give the addresses of C functions that hash the same, for native/ingest.c: its `hash_kind`, and one
+        to three functions. None when there are none.
+        """
+        if self._library is not None:
+            address = ctypes.cast(self._library.hash_bytes, ctypes.c_void_p).value
+            return None if address is None else (0, address, 0, 0)
+        return _openssl(self._sha1)
+
+    def failure(self) -> PackError | OSError:
+        """Give the reason why `functions` failed in this thread."""
+        if self._library is None:
+            return OSError("hashing failed")
+        return self._failure(self._library)
 
     @staticmethod
     def _failure(library: _Library) -> PackError | OSError:

@@ -10,22 +10,32 @@ Reading is packfile.py's.
 import sys
 from array import array
 from collections.abc import Callable, Iterable
-from typing import Final
+from typing import Final, TypeAlias
 
+from gitsmart import native
+from gitsmart.native import ingest as native_ingest
 from gitsmart.pack.objects import ObjectFormat
 
-__all__ = ["index_pieces", "order_by_name", "reverse_index_pieces"]
+__all__ = ["Bytes", "Numbers", "index_pieces", "order_by_name", "reverse_index_pieces"]
+
+Bytes = bytes | bytearray | memoryview
+Numbers: TypeAlias = "array[int] | memoryview"
+"""Of 4 or 8 bytes each, in the machine's order."""
 
 _LARGE: Final = 0x80000000  # offsets from here on go to the 64-bit table
 _HASH_IDS: Final = {20: 1, 32: 2}
 _SLICE: Final = 1 << 16  # objects handled at a time when tables are gathered
 
 
-def order_by_name(names: bytes | bytearray, raw_len: int) -> "array[int]":
+def order_by_name(names: Bytes, raw_len: int) -> "array[int]":
     """Give pack positions in the order of their raw oids; `names` holds these joined, in pack order.
 
     Equal names (the same object twice) keep pack order.
     """
+    if native.available:
+        order = array("I", bytes(len(names) // raw_len * 4))
+        native_ingest.order_by_name(names, raw_len, order)
+        return order
     buckets = [array("I") for _ in range(256)]
     for position, first in enumerate(names[::raw_len]):
         buckets[first].append(position)
@@ -45,9 +55,9 @@ def _big_endian(typecode: str, values: Iterable[int]) -> bytes:
 
 
 def index_pieces(
-    names: bytes | bytearray,
-    crcs: "array[int]",
-    offsets: "array[int]",
+    names: Bytes,
+    crcs: Numbers,
+    offsets: Numbers,
     order: "array[int]",
     pack_checksum: bytes,
     fmt: ObjectFormat,
@@ -60,9 +70,9 @@ def index_pieces(
 
 
 def _index(
-    names: bytes | bytearray,
-    crcs: "array[int]",
-    offsets: "array[int]",
+    names: Bytes,
+    crcs: Numbers,
+    offsets: Numbers,
     order: "array[int]",
     pack_checksum: bytes,
     raw_len: int,
@@ -77,9 +87,15 @@ def _index(
         counts[first] = total
     yield _big_endian("I", counts)
     for part in _slices(order):
-        yield b"".join([names[i * raw_len : i * raw_len + raw_len] for i in part])
+        if native.available:
+            yield native_ingest.gather(names, raw_len, part)
+        else:
+            yield b"".join([names[i * raw_len : i * raw_len + raw_len] for i in part])
     for part in _slices(order):
-        yield _big_endian("I", [crcs[i] for i in part])
+        if native.available:
+            yield native_ingest.gather_big_endian(crcs, part)
+        else:
+            yield _big_endian("I", [crcs[i] for i in part])
     large = array("Q")
     for part in _slices(order):
         table = [offsets[i] for i in part]

@@ -14,7 +14,8 @@ connected.c check_connected()). The question is then about the pushed pack and i
     exact    when that fails (or references disagree about a type), each tip on its own: what an unrelated,
              dangling object of the pack lacks is no fault of the tips
 
-Memory: the sets of the pack's facts, and 100 bytes for each object that has to be walked in the repository.
+Memory: 100 bytes for each object that the pack refers to and lacks, or that has to be walked in the
+repository.
 Existence means existence with the right type; contents are not hashed again.
 """
 
@@ -73,16 +74,9 @@ class _Check:
         self.objects = objects
         self.store = store
         self.ref_tips = ref_tips
-        self.own: dict[bytes, int] = {}
-        self.outside: dict[bytes, int] = {}
-        self.has_conflicts = False
+        self._facts = facts
+        self.has_conflicts = any(one.conflicting for one in facts)
         self._shallow = shallow
-        for one in facts:
-            self.own.update(one.own)
-            self.outside.update(one.outside)
-            self.has_conflicts = self.has_conflicts or bool(one.conflicting)
-        if len(facts) > 1:
-            self.outside = {oid: kind for oid, kind in self.outside.items() if oid not in self.own}
         self._tick = tick
         self._steps = 0
         self._whole: set[bytes] = set()  # proven complete
@@ -94,15 +88,22 @@ class _Check:
         """Whether every object of the pack has all that it refers to, in whole."""
         if self.has_conflicts:
             return False
-        commits = [oid for oid, kind in self.outside.items() if kind == COMMIT]
-        tags = [oid for oid, kind in self.outside.items() if kind == TAG]
+        outside: dict[int, set[bytes]] = {COMMIT: set(), TREE: set(), BLOB: set(), TAG: set()}
+        for one in self._facts:
+            for oid, expected in one.outside.items():
+                kind = self._own_type(oid) if len(self._facts) > 1 else None
+                if kind is None:
+                    outside[expected].add(oid)
+                elif kind != expected:
+                    return False
+        commits, tags = list(outside[COMMIT]), outside[TAG]
         if not self._are_all(self.store, commits, COMMIT) or not self._are_all(self.store, tags, TAG):
             return False
         unreached = self._unreached(self.store, commits)
         if unreached is None:
             return False
         new_commits, edges = unreached
-        need = {oid: kind for oid, kind in self.outside.items() if kind in (TREE, BLOB)}
+        need = {oid: kind for kind in (TREE, BLOB) for oid in outside[kind]}
         self._prove_by_trees_of([*edges, *(oid for oid in commits if oid not in set(new_commits))], need)
         rest = [(oid, TAG) for oid in tags if oid not in self.ref_tips]
         rest += need.items()
@@ -110,7 +111,15 @@ class _Check:
 
     def is_whole_given_pack(self, raw_oid: bytes) -> bool:
         """Whether a tip is whole when everything in the pack is."""
-        return raw_oid in self.own or self.is_whole(raw_oid)
+        return self._own_type(raw_oid) is not None or self.is_whole(raw_oid)
+
+    def _own_type(self, raw_oid: bytes) -> int | None:
+        """The type of an object that came with the push."""
+        for one in self._facts:
+            kind = one.own.get(raw_oid)
+            if kind is not None:
+                return kind
+        return None
 
     def _prove_by_trees_of(self, commits: Sequence[bytes], need: dict[bytes, int]) -> None:
         """Take from `need` what is seen, with the same type, in the trees of commits known to be whole."""
@@ -257,7 +266,7 @@ class _Check:
         return True
 
     def _type(self, objects: ObjectStore, raw_oid: bytes) -> int:
-        kind = self.own.get(raw_oid) if objects is self.objects else None
+        kind = self._own_type(raw_oid) if objects is self.objects else None
         return objects.type_of(raw_oid) if kind is None else kind
 
     def _type_and_data(self, objects: ObjectStore, raw_oid: bytes) -> tuple[int, bytes]:

@@ -7,11 +7,13 @@ import zlib
 from array import array
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gitsmart.pack.objects import SHA1, SHA256, ObjectFormat
 from gitsmart.pack.packindex import index_pieces, order_by_name, reverse_index_pieces
+
+pytestmark = pytest.mark.usefixtures("native")
 
 FORMATS = [pytest.param(SHA1, id="sha1"), pytest.param(SHA256, id="sha256")]
 
@@ -76,6 +78,7 @@ def test_reverse_index_header_and_checksums(fmt: ObjectFormat) -> None:
     assert reverse[-fmt.raw_len :] == hashlib.new(fmt.name.decode(), reverse[: -fmt.raw_len]).digest()
 
 
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.binary(min_size=20, max_size=20), max_size=60))
 def test_any_names(names: list[bytes]) -> None:
     names = [*names, *names[:3]]  # git takes packs with an object twice

@@ -1,0 +1,258 @@
+"""Odd packs, given to our indexer and to `git index-pack --stdin`: the files are the same, or both refuse.
+
+Objects of every type, whole or as deltas by offset or by name, in any order: bases behind their deltas, bases
+in the repository, deep chains, the same object again; and packs with a wrong count, a wrong checksum, cut
+short, or with more behind their end. With the native module, with its threads, and without.
+
+Where we are stricter than git, on purpose: what REF_DELTAs name must be in the pack once at most.
+"""
+
+import contextlib
+import random
+import shutil
+import struct
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from gitsmart import native as native_module
+from gitsmart.errors import GitsmartError
+from gitsmart.pack import indexer_native
+from gitsmart.pack.indexer import IngestLimits, ingest_pack
+from gitsmart.pack.objects import BLOB, COMMIT, SHA1, SHA256, TAG, TREE, ObjectFormat
+from gitsmart.pack.store import ObjectStore
+from tests.pack.builder import Builder, copy, delta, insert, name_of
+
+WAYS = ["native", "native, threads and files", "python"]
+
+
+@contextlib.contextmanager
+def way(name: str) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        if name == "python":
+            patch.setattr(native_module, "available", False)
+        elif not native_module.available:
+            pytest.skip(f"no native module: {native_module.missing}")
+        if name == WAYS[1]:
+            patch.setattr(indexer_native, "_HELPERS", 3)
+            patch.setattr(indexer_native, "_HELPED_BYTES", -1)
+            patch.setattr(indexer_native, "_HELPED_OBJECTS", 0)
+            patch.setattr(indexer_native, "_FILED_OBJECTS", 0)
+        yield
+
+
+@dataclass
+class Repositories:
+    """A repository of each format with some blobs, some packed and some loose."""
+
+    paths: dict[bytes, Path]
+    blobs: list[bytes]
+
+    def index(self, fmt: ObjectFormat, pack: bytes, *, is_thin: bool) -> dict[str, bytes] | None:
+        """Give the files that git makes of a pack, by suffix; None: it refuses."""
+        path = self.paths[fmt.name]
+        source = path / "source"
+        source.write_bytes(pack)
+        before = set((path / "objects" / "pack").iterdir())
+        with source.open("rb") as stdin:
+            done = subprocess.run(
+                ["git", "index-pack", "--stdin", "--rev-index", *(["--fix-thin"] if is_thin else [])],
+                cwd=path,
+                env={"PATH": "/usr/bin:/bin", "HOME": str(path), "LC_ALL": "C", "GIT_CONFIG_NOSYSTEM": "1"},
+                stdin=stdin,
+                capture_output=True,
+            )
+        made = set((path / "objects" / "pack").iterdir()) - before
+        files = {file.suffix: file.read_bytes() for file in made if file.suffix in (".pack", ".idx", ".rev")}
+        for file in made:
+            file.unlink()
+        return None if done.returncode else files
+
+
+@pytest.fixture(scope="module")
+def repositories(tmp_path_factory: pytest.TempPathFactory) -> Repositories:
+    chance = random.Random(5)
+    blobs = [chance.randbytes(chance.randrange(20, 200)) for _ in range(6)]
+    paths = {}
+    for fmt in (SHA1, SHA256):
+        path = paths[fmt.name] = tmp_path_factory.mktemp("odd") / "r.git"
+
+        def git(*args: str, path: Path = path, data: bytes = b"") -> bytes:
+            return subprocess.run(
+                ["git", *args], cwd=path, input=data, stdout=subprocess.PIPE, check=True
+            ).stdout
+
+        path.mkdir()
+        git("init", "-q", "--bare", f"--object-format={fmt.name.decode()}")
+        names = [git("hash-object", "-w", "--stdin", data=blob) for blob in blobs]
+        git("pack-objects", "-q", "objects/pack/pack", data=b"".join(names[:3]))
+        git("prune-packed", "-q")
+    return Repositories(paths, blobs)
+
+
+@dataclass
+class Thing:
+    kind: int
+    data: bytes
+
+
+def things(chance: random.Random, fmt: ObjectFormat) -> list[Thing]:
+    """Objects that refer to one another, or to nothing that is there."""
+    found = [Thing(BLOB, chance.randbytes(chance.randrange(60)) * chance.randrange(1, 4)) for _ in range(3)]
+    for number in range(chance.randrange(12)):
+        known = [(thing.kind, name_of(thing.kind, thing.data, fmt)) for thing in found]
+        kind = chance.choice([BLOB, TREE, TREE, COMMIT, TAG])
+        if kind == BLOB:
+            data = chance.randbytes(chance.randrange(300))
+        elif kind == TREE:
+            data = b""
+            for place, (type_number, raw_oid) in enumerate(known):
+                mode = {BLOB: b"100644", TREE: b"40000", COMMIT: b"160000"}.get(type_number)
+                if mode and chance.random() < 0.8:
+                    data += b"%b %03d\0%b" % (mode, place, raw_oid)
+        elif kind == COMMIT:
+            tree = chance.choice([name for number_, name in known if number_ == TREE] or [bytes(fmt.raw_len)])
+            data = b"tree %b\nauthor A <a> %d +0000\ncommitter C <c> 1 +0000\n\nm\n" % (
+                tree.hex().encode(),
+                number,
+            )
+        else:
+            kind_, name = chance.choice(known)
+            word = {BLOB: b"blob", TREE: b"tree", COMMIT: b"commit", TAG: b"tag"}[kind_]
+            data = b"object %b\ntype %b\ntag t%d\n" % (name.hex().encode(), word, number)
+        found.append(Thing(kind, data))
+    return found
+
+
+def delta_between(chance: random.Random, base: bytes, result: bytes) -> bytes:
+    """A delta with what the two have in common at both ends, in pieces."""
+    start = 0
+    while start < min(len(base), len(result)) and base[start] == result[start]:
+        start += 1
+    end = 0
+    while end < min(len(base), len(result)) - start and base[-1 - end] == result[-1 - end]:
+        end += 1
+    steps = []
+    if start:
+        cut = chance.randrange(start + 1)
+        steps += [copy(0, cut)] if cut else []
+        steps += [copy(cut, start - cut)] if cut < start else []
+    if start < len(result) - end:
+        steps.append(insert(result[start : len(result) - end]))
+    if end:
+        steps.append(copy(len(base) - end, end))
+    made = delta(len(base), len(result), *steps)
+    # git takes no delta of less than four bytes; sizes may be written long
+    return made if len(made) >= 4 else b"%c\x80\x80\x00%c\x80\x80\x00" % (len(base) | 128, len(result) | 128)
+
+
+def changed(chance: random.Random, thing: Thing, fmt: ObjectFormat) -> Thing:
+    """Another object of the same type, that a delta can make of this one."""
+    data = thing.data
+    if thing.kind == BLOB:
+        place = chance.randrange(len(data) + 1)
+        return Thing(BLOB, data[:place] + chance.randbytes(chance.randrange(20)) + data[place:])
+    if thing.kind == TREE:
+        return Thing(TREE, data + b"100644 z%05d\0%b" % (len(data), chance.randbytes(fmt.raw_len)))
+    return Thing(thing.kind, data + b"more\n")
+
+
+def odd_pack(chance: random.Random, fmt: ObjectFormat, outside: list[bytes]) -> bytes:
+    """A pack, most of them good."""
+    objects: list[tuple[Thing, int]] = [(thing, -1) for thing in things(chance, fmt)]
+    for _ in range(chance.randrange(20)):
+        parent = chance.randrange(len(objects))
+        objects.append((changed(chance, objects[parent][0], fmt), parent))
+    if chance.random() < 0.2:  # a deep chain
+        for _ in range(60):
+            objects.append((changed(chance, objects[-1][0], fmt), len(objects) - 1))
+    thin = []
+    if chance.random() < 0.4:
+        for blob in chance.sample(outside, 3):
+            thin.append((changed(chance, Thing(BLOB, blob), fmt), blob))
+    order = list(range(len(objects)))
+    if chance.random() < 0.6:
+        chance.shuffle(order)
+    builder = Builder(fmt)
+    placed: dict[int, int] = {}
+    by_name = chance.choice([0.0, 0.3, 1.0])
+    for k in order:
+        thing, parent = objects[k]
+        if parent < 0:
+            placed[k] = builder.whole(thing.kind, thing.data)
+            continue
+        base = objects[parent][0]
+        change = delta_between(chance, base.data, thing.data)
+        if parent in placed and chance.random() >= by_name:
+            placed[k] = builder.ofs(placed[parent], change)
+        else:
+            placed[k] = builder.ref(name_of(base.kind, base.data, fmt), change)
+        if thin and chance.random() < 0.5:
+            more, blob = thin.pop()
+            builder.ref(name_of(BLOB, blob, fmt), delta_between(chance, blob, more.data))
+    if chance.random() < 0.1:
+        again = chance.choice(objects)[0]
+        builder.whole(again.kind, again.data)
+    if chance.random() < 0.1:
+        builder.whole(BLOB, chance.choice(outside))
+    count = len(builder.offsets)
+    pack = builder.pack(count=count + chance.choice([0] * 12 + [-1, 1, 1000]))
+    damage = chance.randrange(16)
+    if damage == 0:
+        pack = pack[: chance.randrange(len(pack))]
+    elif damage == 1:
+        pack += chance.randbytes(3)
+    elif damage == 2:
+        pack = pack[:-1] + bytes([pack[-1] ^ 1])
+    return Builder(fmt).pack() if damage == 3 else pack
+
+
+@pytest.mark.parametrize("how", WAYS)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(seed=st.integers(0, 1 << 40))
+def test_files_are_gits_or_both_refuse(
+    how: str, seed: int, repositories: Repositories, tmp_path: Path
+) -> None:
+    chance = random.Random(seed)
+    fmt = chance.choice([SHA1, SHA256])
+    pack = odd_pack(chance, fmt, repositories.blobs)
+    theirs = repositories.index(fmt, pack, is_thin=True)
+    directory = tmp_path / "quarantine"
+    directory.mkdir()
+    rest = memoryview(pack)
+
+    def read(limit: int) -> bytes:
+        nonlocal rest
+        size = min(limit, chance.choice([1, 100, 1 << 16]))
+        piece, rest = rest[:size], rest[size:]
+        return bytes(piece)
+
+    try:
+        with way(how):
+            result = ingest_pack(
+                read,
+                directory,
+                fmt,
+                bases=ObjectStore(repositories.paths[fmt.name] / "objects", fmt),
+                detect_collisions=chance.random() < 0.5,
+                limits=IngestLimits(),
+                tick=lambda done, total: None,
+                cache_bytes=chance.choice([0, 500, 1 << 20]),
+            )
+    except GitsmartError as error:
+        assert list(directory.iterdir()) == []
+        assert theirs is None or "is in the pack twice" in str(error), error  # noqa: PT017
+    else:
+        if result.objects:
+            ours = {file.suffix: file.read_bytes() for file in directory.iterdir()}
+            assert theirs == ours
+            assert len(result.facts.own) <= result.objects == struct.unpack(">I", pack[8:12])[0]
+        else:
+            assert theirs is not None
+    finally:
+        shutil.rmtree(directory)
