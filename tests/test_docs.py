@@ -10,6 +10,7 @@ from pathlib import Path
 from gitsmart import config
 from gitsmart.cli import make_parser
 from gitsmart.httpd.routes import GIT_ROUTES, SERVER_ROUTES
+from tests.parity import differences
 
 ROOT = Path(__file__).parents[1]
 CONFIGURATION = (ROOT / "docs" / "configuration.md").read_text()
@@ -97,6 +98,14 @@ def test_unit_file_runs_a_command_that_exists() -> None:
     stop = re.search(r"^TimeoutStopSec=(\d+)$", unit, re.MULTILINE)
     assert stop is not None
     assert int(stop[1]) > config.Server().drain_s
+
+
+def test_differences_that_parity_sessions_expect_are_owned_up_to() -> None:
+    page = " ".join((ROOT / "docs" / "protocol.md").read_text().split())
+    known = {name: value for name, value in vars(differences).items() if isinstance(value, differences.Known)}
+    assert known
+    for name, value in known.items():
+        assert " ".join(value.documented.split()) in page, f"{name}: not in docs/protocol.md (any more)"
 
 
 def test_links_between_pages_lead_somewhere() -> None:

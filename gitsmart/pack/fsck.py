@@ -388,7 +388,7 @@ class Fsck:
         for raw_oid in sorted(self._gitattributes):
             self._finish_one(raw_oid, "gitattributes", _GITATTRIBUTES_BYTES, read, self._attributes_file)
         if self._failed:
-            raise FsckFailed("fsck error in pack objects")
+            raise FsckFailed("fsck error in packed object")
 
     def _finish_one(
         self,

@@ -97,14 +97,14 @@ def push_environ(actor: Actor, *, version: int, push_options: Sequence[bytes] | 
         REMOTE_ADDR                     from where                          (CGI)
         GIT_COMMITTER_NAME, _EMAIL      the same as an identity             (git: http-backend.c)
         GIT_PROTOCOL                    version=N, when the client asked    (git: http-backend.c)
-        GIT_PUSH_OPTION_COUNT, _0, ...  push options; all unset when the client chose none, and for the
-                                        hooks update and post-update        (githooks, "pre-receive")
+        GIT_PUSH_OPTION_COUNT, _0, ...  push options; 0 when the client chose none, all unset for the hooks
+                                        update and post-update              (git: receive-pack.c)
 
     For pre-receive `Push.environ` brings GIT_QUARANTINE_PATH, GIT_OBJECT_DIRECTORY and
     GIT_ALTERNATE_OBJECT_DIRECTORIES.
 
     Args:
-        push_options: None when the client didn't choose push options, or the hook gets none.
+        push_options: None when the hook gets none.
     """
     name, email = committer(actor)
     environ = {

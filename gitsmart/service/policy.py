@@ -19,7 +19,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from heapq import heappop, heappush
-from typing import Protocol
+from typing import Final, Protocol
 
 from gitsmart.errors import GitsmartError, ObjectMissing, PackError
 from gitsmart.pack.objects import COMMIT, to_raw
@@ -27,7 +27,9 @@ from gitsmart.pack.store import ObjectStore
 from gitsmart.wire.push_request import RefCommand
 from gitsmart.wire.refname import is_updatable_refname
 
-__all__ = ["Deny", "PushPolicy", "Refusal", "is_ancestor", "judge_names", "show_ref"]
+__all__ = ["INVALID_NEW", "Deny", "PushPolicy", "Refusal", "is_ancestor", "judge_names", "show_ref"]
+
+INVALID_NEW: Final = "invalid new value provided"
 
 _BRANCHES = b"refs/heads/"
 
@@ -167,8 +169,9 @@ class PushPolicy:
             return Refusal("bad pack", f"{command.new.decode()} is not in the pack"), False
         if is_branch and kind != COMMIT:
             return Refusal(
-                "invalid new value provided",
-                f"trying to write non-commit object {command.new.decode()} to branch '{ref}'",
+                INVALID_NEW,
+                f"cannot update ref '{ref}': trying to write non-commit object {command.new.decode()}"
+                f" to branch '{ref}'",
             ), False
         deny = is_branch and self.deny_non_fast_forwards
         if command.is_create or not (deny or want_forced):

@@ -40,7 +40,10 @@ from gitsmart.pack.objects import to_raw
 from gitsmart.repo.quarantine import Push
 from gitsmart.repo.ref_transaction import (
     ALREADY_EXISTS,
+    ATOMIC_FAILED,
     DOES_NOT_EXIST,
+    FAILED_DELETE,
+    FAILED_UPDATE,
     INCORRECT_OLD,
     NAME_CONFLICT,
     ReflogIdentity,
@@ -53,7 +56,7 @@ from gitsmart.service.fsck_config import fsck_of_push
 from gitsmart.service.hooks import committer, push_environ, run_hook
 from gitsmart.service.options import ServiceOptions, ServiceReport
 from gitsmart.service.packets import PktLineReader
-from gitsmart.service.policy import PushPolicy, Refusal, judge_names, show_ref
+from gitsmart.service.policy import INVALID_NEW, PushPolicy, Refusal, judge_names, show_ref
 from gitsmart.service.proc_receive import ProcReceiveRefs
 from gitsmart.service.push_certificate import CertificateCheck, NonceIssuer
 from gitsmart.wire.pktline import error_pkt
@@ -76,6 +79,20 @@ the air; it costs the client more than us.
 
 _READ = 1 << 16
 _NO_CUTS = "shallow update not allowed"
+
+_FOUND_BY_TRANSACTION = frozenset(
+    (
+        ALREADY_EXISTS,
+        ATOMIC_FAILED,
+        DOES_NOT_EXIST,
+        FAILED_DELETE,
+        FAILED_UPDATE,
+        INCORRECT_OLD,
+        INVALID_NEW,
+        NAME_CONFLICT,
+    )
+)
+"""Reasons that git finds in its ref transaction; some of them we find before it as well."""
 
 
 def receive_pack(
@@ -307,13 +324,13 @@ class _ReceivePack:
         if current == command.old:
             return None
         if command.is_create:
-            return Refusal(ALREADY_EXISTS, f"cannot create ref '{name}': it exists already")
+            return Refusal(ALREADY_EXISTS, f"cannot lock ref '{name}': reference already exists")
         if missing:
-            return Refusal(DOES_NOT_EXIST, f"cannot update ref '{name}': it doesn't exist")
+            return Refusal(DOES_NOT_EXIST, f"cannot lock ref '{name}': unable to resolve reference '{name}'")
         expected = command.old.decode("ascii")
         return Refusal(
             INCORRECT_OLD,
-            f"cannot update ref '{name}': is at {current.decode('ascii')} but expected {expected}",
+            f"cannot lock ref '{name}': is at {current.decode('ascii')} but expected {expected}",
         )
 
     def _judge_conflicts(self) -> None:
@@ -338,7 +355,7 @@ class _ReceivePack:
             if other is not None:
                 name = show_ref(update.command.ref)
                 other = self._repo.view("receive").shown(other) or other
-                error = f"cannot create ref '{name}': '{show_ref(other)}' exists"
+                error = f"cannot lock ref '{name}': '{show_ref(other)}' exists; cannot create '{name}'"
                 self._refuse(update, Refusal(NAME_CONFLICT, error))
 
     def _judge_objects(self, policy: PushPolicy, push: Push) -> None:
@@ -369,11 +386,18 @@ class _ReceivePack:
     def _spread_atomic(self) -> None:
         """All or nothing: one that fails takes the others with it.
 
-        Before anything is in place, unlike in git, where a tip with missing objects doesn't stop the rest of
-        an atomic push.
+        Before anything is in place, unlike in git, where a tip with missing objects doesn't stop the rest
+        of an atomic push. What the ref transaction would find is not told for each ref: it comes last, and
+        is one for all (git: builtin/receive-pack.c execute_commands_atomic()).
         """
-        if self._request.atomic and any(update.reason is not None for update in self._updates):
-            self._refuse_all("atomic push failure")
+        refused = [update for update in self._updates if update.reason is not None]
+        if not self._request.atomic or not refused:
+            return
+        late = [update for update in refused if update.reason in _FOUND_BY_TRANSACTION]
+        reason = ATOMIC_FAILED if len(late) == len(refused) else "atomic push failure"
+        for update in late:
+            update.reason = reason
+        self._refuse_all(reason)
 
     # --------------------------------------------------------------------------------------------- pack
 
@@ -576,6 +600,7 @@ class _ReceivePack:
         for update, result in zip(live, results, strict=True):
             update.reason = result
             update.done = result is None
+        self._spread_atomic()
 
     def _proc_receive(self, policy: PushPolicy, push: Push) -> None:
         """Have the hook proc-receive carry out its commands; what it leaves to us is judged now.
@@ -682,7 +707,6 @@ class _ReceivePack:
             return True
         if self._band is not None and not self._client_left:
             self._flush()
-        chosen = with_options and b"push-options" in self._request.capabilities
         result = run_hook(
             command,
             args,
@@ -692,7 +716,7 @@ class _ReceivePack:
                 **push_environ(
                     self._actor,
                     version=self._version,
-                    push_options=self._request.push_options if chosen else None,
+                    push_options=self._request.push_options if with_options else None,
                 ),
                 **(environ or {}),
                 **((with_options and self._certificate_environ) or {}),

@@ -150,7 +150,7 @@ class PktLineDecoder:
                 break
             if length >= 4:
                 if length > MAX_PKT_LEN:
-                    self._error = ProtocolError(f"protocol error: bad line length {length}")
+                    self._error = ProtocolError(f"protocol error: bad line length {length - 4}")
                     break
                 if end - pos < length:
                     self._need = length

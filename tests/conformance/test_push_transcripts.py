@@ -340,7 +340,7 @@ EXCHANGES = [
         C: {{first}} {{next}} refs/heads/main\\0 {CAPS}
         C: 0000
         C: PACK {{next}} ^{{main}}
-        S2: error: cannot update ref 'refs/heads/main': is at {{main}} but expected {{first}}
+        S2: error: cannot lock ref 'refs/heads/main': is at {{main}} but expected {{first}}
         S1: |unpack ok|ng refs/heads/main incorrect old value provided|0000|
         S: 0000
         """,

@@ -1,10 +1,12 @@
 """C git's own `git http-backend` behind a small HTTP/1.1 server: the peer that validates our tests.
 
     python tests/interop/http_backend.py ROOT [--port P] [--host H] [--anonymous none|read|write]
-                                              [--htpasswd FILE]
+                                              [--htpasswd FILE] [--require-export-ok]
 
 The flags are gitsmart's, so one fixture starts either. A thread a connection, a process a request: it is for
-tests, it trusts its peers, and it knows only `{SHA}` passwords. It does not check what http-backend checks.
+tests, it trusts its peers (their `X-Remote-User` and `X-Git-Namespace` too), and it knows only `{SHA}`
+passwords. It does not check what http-backend checks. What http-backend writes to its stderr is logged as
+`stderr <X-Request-Id>: <line>`.
 """
 
 import argparse
@@ -58,8 +60,11 @@ class Handler(BaseHTTPRequestHandler):
             "REMOTE_ADDR": self.client_address[0],
             "CONTENT_TYPE": self.headers.get("Content-Type", ""),
             "GIT_PROJECT_ROOT": str(self.server.root),
-            "GIT_HTTP_EXPORT_ALL": "1",
         }
+        if self.server.export_all:
+            environ["GIT_HTTP_EXPORT_ALL"] = "1"
+        if self.headers.get("X-Git-Namespace"):
+            environ["GIT_NAMESPACE"] = self.headers["X-Git-Namespace"]
         if user or self.server.anonymous == "write":
             environ["REMOTE_USER"] = user or "anonymous"
         for name, value in self.headers.items():
@@ -72,19 +77,30 @@ class Handler(BaseHTTPRequestHandler):
             ["git", "http-backend"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
             env=environ,
         )
         assert process.stdin is not None
         assert process.stdout is not None
         feeder = threading.Thread(target=self._feed, args=(process,), daemon=True)
         feeder.start()
+        listener = threading.Thread(target=self._listen, args=(process,), daemon=True)
+        listener.start()
         try:
             self._reply(process)
         finally:
             process.stdout.close()
             process.wait()
             feeder.join(timeout=30)
+            listener.join(timeout=30)
+            self.log_message("stderr %s: end", self.headers.get("X-Request-Id", "-"))
+
+    def _listen(self, process: "subprocess.Popen[bytes]") -> None:
+        assert process.stderr is not None
+        with process.stderr as lines:
+            for line in lines:
+                text = line.decode(errors="backslashreplace").rstrip("\n")
+                self.log_message("stderr %s: %s", self.headers.get("X-Request-Id", "-"), text)
 
     def _feed(self, process: "subprocess.Popen[bytes]") -> None:
         assert process.stdin is not None
@@ -168,6 +184,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def _user(self) -> str | None:
         """The user's name; "" for an anonymous one; None for wrong credentials."""
+        if self.headers.get("X-Remote-User"):
+            return self.headers["X-Remote-User"]
         scheme, _, token = self.headers.get("Authorization", "").partition(" ")
         if scheme.lower() != "basic":
             return ""
@@ -190,6 +208,7 @@ class Server(socketserver.ThreadingTCPServer):
     def __init__(self, options: argparse.Namespace) -> None:
         self.root: Path = options.root.resolve()
         self.anonymous: str = options.anonymous
+        self.export_all: bool = not options.require_export_ok
         self.passwords: dict[str, str] = {}
         if options.htpasswd:
             lines = options.htpasswd.read_text().splitlines()
@@ -208,6 +227,7 @@ def main() -> int:
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--anonymous", choices=["none", "read", "write"], default=None)
     parser.add_argument("--htpasswd", type=Path)
+    parser.add_argument("--require-export-ok", action="store_true")
     options = parser.parse_args()
     if options.anonymous is None:
         options.anonymous = "read" if options.htpasswd else "write"

@@ -646,7 +646,7 @@ def test_a_gitmodules_in_the_repository_is_read(tmp_path: Path, git: Any) -> Non
     pieces = iter([pack_of([(TREE, tree(("100644", b".gitmodules", oid)))])])
     directory = tmp_path / "incoming"
     directory.mkdir()
-    with pytest.raises(FsckFailed, match="fsck error in pack objects"):
+    with pytest.raises(FsckFailed, match="fsck error in packed object"):
         ingest_pack(
             lambda n: next(pieces, b""),
             directory,

@@ -75,8 +75,8 @@ def test_decodes(data: bytes, events: list[PktLine]) -> None:
     ("data", "text"),
     [
         pytest.param(b"0003", "protocol error: bad line length 3", id="3"),
-        pytest.param(b"ffff", "protocol error: bad line length 65535", id="ffff"),
-        pytest.param(b"fff1", "protocol error: bad line length 65521", id="one-too-long"),
+        pytest.param(b"ffff", "protocol error: bad line length 65531", id="ffff"),
+        pytest.param(b"fff1", "protocol error: bad line length 65517", id="one-too-long"),
         pytest.param(b"PACK", "protocol error: bad line length character: PACK", id="pack"),
         pytest.param(b"0x1f", "protocol error: bad line length character: 0x1f", id="0x"),
         pytest.param(b"+00a", "protocol error: bad line length character: +00a", id="sign"),

@@ -173,3 +173,19 @@ def test_nginx_serves_the_same(tmp_path: Path) -> None:
         b"",
         b"\n",
     ]
+
+
+def test_repositories_that_are_not_exported(
+    serve: ServeFunction, tmp_path: Path, make_repo: MakeRepo
+) -> None:
+    """`git-daemon-export-ok`."""
+    root = tmp_path / "root"
+    for name in ("open", "closed"):
+        make_repo(root / f"{name}.git", commits=1)
+    (root / "open.git" / "git-daemon-export-ok").touch()
+    statuses = []
+    for kind in ("gitsmart", "git"):
+        server = serve(root, "--require-export-ok", kind=kind)
+        paths = [f"/{name}.git/info/refs?service=git-upload-pack" for name in ("open", "closed", "none")]
+        statuses.append([ask(server, "GET", path, {}, None)[0] for path in paths])
+    assert statuses == [[200, 404, 404]] * 2
