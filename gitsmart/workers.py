@@ -555,6 +555,7 @@ class Workers:
             idle_timeout_s: how long a worker waits for a client to send, or to read, anything.
         """
         self._pipe_bytes = pipe_bytes
+        self._threads = threads
         self._idle_timeout_s = idle_timeout_s
         self._services = ThreadPoolExecutor(threads, thread_name_prefix="gitsmart-service")
         self._calls = ThreadPoolExecutor(CALL_THREADS, thread_name_prefix="gitsmart-call")
@@ -567,6 +568,11 @@ class Workers:
     def running(self) -> int:
         """How many `run` calls are under way, waiting ones included."""
         return len(self._running)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether another service may have to wait its turn: then it's better to know first who asks."""
+        return 2 * len(self._running) >= self._threads
 
     def exchange(self) -> Exchange:
         """Make the pipes of one request."""

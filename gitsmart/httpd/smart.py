@@ -58,6 +58,9 @@ LS_REFS: Final = b"0014command=ls-refs"
 REST_OF_BODY_S: Final = 1.0
 """How long a finished response waits for the request's end, so that the connection can be kept alive."""
 
+LITTLE_BODY_BYTES: Final = 16 << 10
+"""A request up to this size comes with its head, mostly."""
+
 GZIP_FROM_BYTES: Final = 1024
 """Smaller responses fit into a packet of the network anyway."""
 
@@ -167,28 +170,41 @@ class SmartHandler(Handler):
         self.version = requested_version(self.request.headers.get_list("Git-Protocol"), self.service)
         if self.service in HIGHEST_VERSION:
             self.fields["version"] = self.version
-        headers = self.request.headers
         namespace = self.namespace()
-        actor, repo = await self.site.workers.call(
-            admit,
-            self.site,
-            self.address(),
-            headers.get("Authorization"),
-            self.remote_user(),
-            self.repo_name,
-            self.service,
-        )
-        self.user = actor.user
         if namespace:
             self.fields["namespace"] = shorten(namespace)
-            repo = repo.in_namespace(namespace)
-        service = self.bind(actor, repo)
+        authorization, remote_user = self.request.headers.get("Authorization"), self.remote_user()
+        admit = partial(self._admit, authorization, remote_user, namespace)
+        service: Service
+        if self._has_little_body() and not self.site.workers.is_busy:
+            service = partial(_admitted, admit)
+        else:
+            service = await self.site.workers.call(admit)
         if self.gone:
             raise Disconnected("the client has gone")
         self._exchange = self.site.workers.exchange()
         if isinstance(self.request.connection, RequestConnection):
             self._exchange.lend = self._lend
         self._task = asyncio.create_task(self._run(service, self._exchange))
+
+    def _has_little_body(self) -> bool:
+        """Whether the client has sent all of its request, or as good as: refusing it early saves nothing.
+
+        Then who may do what is decided where the service runs, which spares a change of threads.
+        """
+        headers = self.request.headers
+        if self.request.method != "POST":
+            return True
+        length = headers.get("Content-Length", "")
+        return length.isdigit() and int(length) <= LITTLE_BODY_BYTES and "Expect" not in headers
+
+    def _admit(self, authorization: str | None, remote_user: str | None, namespace: str) -> Service:
+        """Decide, and bind; in a worker. Raises: see `admit`."""
+        actor, repo = admit(
+            self.site, self.address(), authorization, remote_user, self.repo_name, self.service
+        )
+        self.user = actor.user
+        return self.bind(actor, repo.in_namespace(namespace) if namespace else repo)
 
     def select_service(self) -> None:
         """Set `service` and check what of the request depends on it alone. Raises what is wrong with it."""
@@ -318,6 +334,10 @@ class InfoRefs(SmartHandler):
 
     async def head(self, name: str) -> None:
         await self._body_complete()
+
+
+def _admitted(admit: Callable[[], Service], channel: Channel) -> ServiceReport:
+    return admit()(channel)
 
 
 def _advertise(
