@@ -362,7 +362,7 @@ class PackFile:
                 reverse=self._reverse(),
             )
         except ValueError:
-            raise PackError("a pack's index or reverse index is out of order") from None
+            raise PackError("a pack's index or reverse index is not sorted") from None
 
     def by_offset(self) -> tuple["array[int]", "array[int]"]:
         """Return all offsets in ascending order, and for each its index position. Built once, at first use.
