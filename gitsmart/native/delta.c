@@ -210,12 +210,14 @@ static size_t same_before(const uint8_t *one, const uint8_t *other, size_t most)
     return at;
 }
 
+/* The same as hash = hash * ROLL + at[i] from 0 on, modulo 2^32, in four chains that don't wait for each other. */
 static uint32_t hash_of(const uint8_t *at)
 {
-    uint32_t hash = 0;
-    for (unsigned i = 0; i < BLOCK; i++)
-        hash = hash * ROLL + at[i];
-    return hash;
+    const uint32_t two = ROLL * ROLL, four = two * two, eight = four * four;
+    uint32_t parts[4];
+    for (unsigned i = 0; i < 4; i++)
+        parts[i] = ((at[4 * i] * ROLL + at[4 * i + 1]) * two) + at[4 * i + 2] * ROLL + at[4 * i + 3];
+    return (parts[0] * four + parts[1]) * eight + parts[2] * four + parts[3];
 }
 
 static inline uint32_t slot_of(uint32_t hash, unsigned bits) { return (hash ^ hash >> 15) * 0x85ebca6bu >> (32 - bits); }
@@ -251,7 +253,11 @@ GS_API int64_t gs_make_delta(const uint8_t *base, size_t base_size, const uint8_
     at = kept = before;
     stop = target_size - behind;
     if (stop - at >= BLOCK && base_size >= BLOCK) {
-        blocks = base_size / BLOCK;
+        /* What has changed comes from nearby: of the base, only so much is put into the table. */
+        size_t around = 8 * (stop - at) + 8192;
+        size_t first = before > around ? (before - around) / BLOCK : 0;
+        size_t last = behind > around ? (base_size - behind + around) / BLOCK : base_size / BLOCK;
+        blocks = last - first;
         while (bits < 24 && (size_t)1 << bits < blocks)
             bits++;
         heads = malloc(sizeof(*heads) * (((size_t)1 << bits) + blocks) + blocks);
@@ -263,7 +269,7 @@ GS_API int64_t gs_make_delta(const uint8_t *base, size_t base_size, const uint8_
         /* Backwards, so that each list begins with what comes first. */
         for (size_t block = blocks; block--;) {
             uint32_t slot;
-            hash = hash_of(base + block * BLOCK);
+            hash = hash_of(base + (first + block) * BLOCK);
             slot = slot_of(hash, bits);
             checks[block] = (uint8_t)(hash >> 8);
             next[block] = heads[slot];
@@ -279,7 +285,7 @@ GS_API int64_t gs_make_delta(const uint8_t *base, size_t base_size, const uint8_
             hash = rolled ? (hash - target[at - 1] * power) * ROLL + target[at + BLOCK - 1] : hash_of(target + at);
             rolled = 1;
             for (block = heads[slot_of(hash, bits)]; block != UINT32_MAX && tries; block = next[block]) {
-                size_t from = (size_t)block * BLOCK, size, back, most;
+                size_t from = (first + block) * BLOCK, size, back, most;
                 if (checks[block] != (uint8_t)(hash >> 8))
                     continue;
                 tries--;

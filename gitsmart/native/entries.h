@@ -15,6 +15,7 @@ typedef struct {
     const uint8_t *large;     /* of the index: 8 bytes each, `large_count` of them */
     const uint32_t *fan;      /* 257 numbers: how many names begin with less than each byte; not falling, up to count */
     const void *offsets;      /* where entries start, rising: 4 bytes each, 8 if `wide`; between 12 and `end` */
+    uint32_t *sizes;          /* of each entry by offset, its object's size as far as it was looked up, or 0 */
     const uint32_t *order;    /* of each entry by offset, its place among the names; below `count` */
     uint64_t end;
     uint64_t large_count;

@@ -5,7 +5,7 @@ The structures are those of entries.h and copy.c, field by field. Each object he
 
 from array import array
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from ctypes import (
     POINTER,
     Structure,
@@ -23,9 +23,13 @@ from typing import Final
 
 from gitsmart.native import Function, address_of, function, new_bytes
 
-__all__ = ["DONE", "FULL", "ORPHAN", "RUN", "WHOLE", "Copier", "Entries", "Part"]
+__all__ = ["ASK", "DONE", "FULL", "ORPHAN", "RUN", "Copier", "Entries", "Malformed", "Part"]
 
-DONE, FULL, RUN, ORPHAN, WHOLE, _ROOM = 0, 1, 2, 3, 4, 5
+DONE, FULL, RUN, ORPHAN, ASK, _ROOM = 0, 1, 2, 3, 4, 5
+
+
+class Malformed(ValueError):
+    """A pack, its index or its reverse index is not as it should be."""
 
 
 class _Entries(Structure):
@@ -36,6 +40,7 @@ class _Entries(Structure):
         ("large", c_void_p),
         ("fan", c_void_p),
         ("offsets", c_void_p),
+        ("sizes", c_void_p),
         ("order", c_void_p),
         ("end", c_uint64),
         ("large_count", c_uint64),
@@ -65,10 +70,9 @@ class _Copier(Structure):
         ("part", c_uint32),
         ("rank", c_uint32),
         ("ofs_delta", c_uint32),
-        ("least", c_uint32),
         ("answered", c_uint32),
         ("forward", c_uint32),
-        ("unused", c_uint32),
+        ("ask", c_void_p),
     )
 
 
@@ -83,6 +87,20 @@ _names: Function = function(
 )
 _copy: Function = function(
     "gs_copy", c_int32, POINTER(_Copier), c_char_p, c_size_t, POINTER(c_size_t), long=True
+)
+_relatives: Function = function(
+    "gs_relatives", c_int32, POINTER(_Copier), c_uint32, POINTER(c_uint32), c_int32, long=True
+)
+_may_refer_to: Function = function("gs_may_refer_to", c_int32, POINTER(_Copier), c_uint32, c_uint32)
+_large: Function = function(
+    "gs_large_entries",
+    c_int64,
+    POINTER(_Copier),
+    c_uint64,
+    POINTER(c_uint32),
+    POINTER(c_uint64),
+    c_size_t,
+    long=True,
 )
 _wrote: Function = function("gs_wrote", c_int32, POINTER(_Copier), c_uint64)
 
@@ -114,7 +132,7 @@ class Entries:
             reverse: the table of the reverse index, 4 bytes for each entry.
 
         Raises:
-            ValueError: an offset is out of bounds, or two entries share one, or `reverse` is wrong.
+            Malformed: an offset is out of bounds, or two entries share one, or `reverse` is wrong.
             MemoryError
         """
         count = fan[-1]
@@ -123,6 +141,7 @@ class Entries:
         """Where each entry starts, rising."""
         self.order = array("I", bytes(4 * count))
         """For each entry, by offset, its place among the names."""
+        self._sizes = array("I", bytes(4 * count))
         self.count = count
         self.raw_len = raw_len
         self._fan = array("I", fan)
@@ -134,6 +153,7 @@ class Entries:
             address_of(large),
             self._fan.buffer_info()[0],
             self.offsets.buffer_info()[0],
+            self._sizes.buffer_info()[0],
             self.order.buffer_info()[0],
             end,
             len(large) // 8,
@@ -147,17 +167,17 @@ class Entries:
         if result == -3:
             raise MemoryError
         if result:
-            raise ValueError("the entries of a pack are out of order")
+            raise Malformed("the entries of a pack are out of order")
 
     def rank_of(self, offset: int) -> int:
         """Return how many entries come before the one at `offset`.
 
         Raises:
-            ValueError: none starts there.
+            Malformed: none starts there.
         """
         rank = bisect_left(self.offsets, offset)
         if rank == self.count or self.offsets[rank] != offset:
-            raise ValueError("a pack has no entry where one is expected")
+            raise Malformed("a pack has no entry where one is expected")
         return rank
 
     def mark(self, raw_oids: bytes, bits: bytearray) -> "array[int]":
@@ -218,21 +238,23 @@ class Copier:
         """Start with a part; those before it have been written, the others have not."""
         state = self.state
         state.part, state.rank, state.answered, state.forward, state.moved_count = part, 0, 0, 0, 0
+        state.ask = None
 
     def fill(self, size: int) -> tuple[int, memoryview]:
-        """Give what comes next, up to `size` bytes, and why it ends: DONE, FULL, RUN, ORPHAN or WHOLE.
+        """Give what comes next, up to `size` bytes, and why it ends: DONE, FULL, RUN, ORPHAN or ASK.
 
-        After RUN, `run` is to be written; after ORPHAN or WHOLE the entry at `state.rank`: tell by `wrote`.
+        After RUN, `run` is to be written; after ORPHAN or ASK the entry at `state.rank`: tell by `wrote`,
+        or `keep` it after ASK.
 
         Raises:
-            ValueError: the pack is malformed.
+            Malformed: the pack is malformed.
         """
         assert size >= _PIECE_LEAST
         out = new_bytes(size)
         used = c_size_t()
         result = _copy(self.state, out, size, byref(used))
         if result < 0:
-            raise ValueError("a pack is malformed")
+            raise Malformed("a pack is malformed")
         if result == _ROOM:
             self._grow()
             result = FULL
@@ -256,3 +278,44 @@ class Copier:
             self._grow()
         result = _wrote(self.state, size)
         assert not result, result
+
+    def keep(self) -> None:
+        """Let the entry at `state.rank`, which was asked about, be copied as it is."""
+        self.state.answered = self.state.rank + 1
+
+    def ask(self, ranks: Iterable[int]) -> None:
+        """Have `fill` ask about some entries of the current part."""
+        bits = bytearray((self._parts[self.state.part].entries.count + 7) // 8)
+        for rank in ranks:
+            bits[rank >> 3] |= 1 << (rank & 7)
+        self._asks = bytes(bits)
+        self.state.ask = address_of(self._asks)
+
+    def large_entries(self, least: int, most: int) -> list[tuple[int, int]]:
+        """Return size and rank of the largest trees and blobs of the current part that are deltas of nothing
+        that is sent: `most` of them, of `least` bytes or more. Of deltas, a fourth of the size counts.
+
+        Raises:
+            Malformed: the pack is malformed.
+        """
+        ranks, sizes = (c_uint32 * most)(), (c_uint64 * most)()
+        number = _large(self.state, least, ranks, sizes, most)
+        if number < 0:
+            raise Malformed("a pack is malformed")
+        return list(zip(sizes[:number], ranks[:number], strict=True))
+
+    def may_refer_to(self, base_rank: int) -> bool:
+        """Tell whether an entry of the same pack may be the base of the one at `state.rank`."""
+        return bool(_may_refer_to(self.state, self.state.rank, base_rank))
+
+    def relatives(self, most: int) -> list[int]:
+        """Return the ranks of entries that may be a base of the one at `state.rank`, most promising first.
+
+        Raises:
+            Malformed: the pack is malformed.
+        """
+        found = (c_uint32 * most)()
+        number = _relatives(self.state, self.state.rank, found, most)
+        if number < 0:
+            raise Malformed("a pack is malformed")
+        return found[:number]

@@ -35,7 +35,7 @@ from pathlib import Path
 
 from gitsmart import native
 from gitsmart.errors import LimitExceeded, PackError
-from gitsmart.native.entries import Entries
+from gitsmart.native.entries import Entries, Malformed
 from gitsmart.pack.delta import apply_delta, delta_sizes
 from gitsmart.pack.inflate import InflateError, decompressobj, inflate
 from gitsmart.pack.objects import ObjectFormat
@@ -361,7 +361,7 @@ class PackFile:
                 is_v2=self._v2,
                 reverse=self._reverse(),
             )
-        except ValueError:
+        except Malformed:
             raise PackError("a pack's index or reverse index is not sorted") from None
 
     def by_offset(self) -> tuple["array[int]", "array[int]"]:

@@ -155,7 +155,12 @@ class _Writer:
                 if count:
                     if copy is None:
                         copy = EntryCopy(
-                            sent, out, self._is_in_reach, ofs_delta=self._ofs_delta, count=self._count
+                            sent,
+                            out,
+                            self._is_in_reach,
+                            thin=bool(self._client_has or self._client_has_packed),
+                            ofs_delta=self._ofs_delta,
+                            count=self._count,
                         )
                     copy.copy(number)
             else:

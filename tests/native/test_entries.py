@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gitsmart import native
-from gitsmart.native.entries import DONE, FULL, ORPHAN, RUN, WHOLE, Copier, Entries, Part
+from gitsmart.native.entries import ASK, DONE, FULL, ORPHAN, RUN, Copier, Entries, Malformed, Part
 from gitsmart.pack.packstream import entry_head, ofs_distance
 
 pytestmark = pytest.mark.skipif(not native.available, reason=native.missing)
@@ -68,7 +68,7 @@ def test_order_is_that_of_offsets(offsets: list[int], end: int, unique: bool, da
             for offset in offsets:
                 assert entries.offsets[entries.rank_of(offset)] == offset
         elif offsets:
-            with pytest.raises(ValueError, match="out of order"):
+            with pytest.raises(Malformed, match="out of order"):
                 entries_of(b"", offsets, names, reverse=reverse, end=end)
 
 
@@ -114,10 +114,14 @@ def a_pack(sizes: list[tuple[int, int]]) -> tuple[bytes, list[int]]:
 def run(parts: list[Part], *, ofs_delta: bool, least: int, piece: int = 128 << 10) -> int:
     """Copy all, let whatever can't be copied have ten bytes; return how many bytes that makes."""
     copier = Copier(parts, 12, ofs_delta=ofs_delta)
-    copier.state.least = least
     total = 12
     for part in range(len(parts)):
         copier.begin(part)
+        if least:
+            large = copier.large_entries(least, 5)
+            assert all(size >= least for size, _ in large)
+            assert len({rank for _, rank in large}) == len(large) <= 5
+            copier.ask(rank for _, rank in large)
         while True:
             why, data = copier.fill(piece)
             total += len(data)
@@ -125,11 +129,13 @@ def run(parts: list[Part], *, ofs_delta: bool, least: int, piece: int = 128 << 1
                 start, stop = copier.run()
                 assert stop - start >= 1 << 16
                 total += stop - start
-            elif why == ORPHAN:
+            elif why == ORPHAN or (why == ASK and copier.state.rank & 1):
+                relatives = copier.relatives(2)
+                assert all(map(copier.may_refer_to, relatives))
                 copier.wrote(10)
                 total += 10
-            elif why == WHOLE:
-                copier.state.answered = copier.state.rank + 1
+            elif why == ASK:
+                copier.keep()
             elif why == DONE:
                 break
             else:
@@ -169,7 +175,7 @@ def test_any_bytes_are_copied_or_refused(
     parts = [Part(entries, data.draw(bits), data.draw(bits)) for _ in range(number)]
     try:
         run(parts, ofs_delta=ofs_delta, least=least)
-    except ValueError as error:
+    except Malformed as error:
         assert "malformed" in str(error)  # noqa: PT017 - there need not be one
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from gitsmart import native as native_module
 from gitsmart.errors import Disconnected, ObjectMissing
-from gitsmart.pack import writer
+from gitsmart.pack import entrycopy, writer
 from gitsmart.pack.objects import BLOB, SHA1
 from gitsmart.pack.packfile import OFS_DELTA, REF_DELTA, PackFile
 from gitsmart.pack.select import PackedObjects, Selection, select_objects
@@ -22,6 +22,10 @@ from gitsmart.pack.store import ObjectStore
 from gitsmart.pack.writer import PackStats, write_pack
 
 History = Any  # conftest.py's
+
+
+def run_git(path: Path, *args: str, input: bytes = b"") -> None:
+    subprocess.run(["git", "-C", str(path), *args], input=input, capture_output=True, check=True)
 
 
 @pytest.fixture(params=["tangled", "tangled256", "packed"])
@@ -243,6 +247,73 @@ def test_bases_of_bases_serve(packed: History, tmp_path: Path, monkeypatch: pyte
             stream, _ = written(store, selection, ofs_delta=ofs_delta)
             assert set(entries(stream, tmp_path, SHA1)) == set(selection.objects)
     assert len(joined) > 10
+
+
+@pytest.fixture
+def edited(new_history: Any) -> tuple[History, list[bytes], list[bytes]]:
+    """A file of 1000 lines with a new version in each commit, packed: the history, its commits, its blobs."""
+    history = new_history()
+    rng = random.Random(3)
+    lines = [rng.randbytes(20).hex().encode() for _ in range(1000)]
+    stream = b""
+    for number in range(1, 31):
+        lines[rng.randrange(1000)] = rng.randbytes(20).hex().encode()
+        content = b"\n".join(lines) + b"\n" * number
+        stream += b"commit refs/heads/main\nmark :%d\ncommitter C <c@example.com> %d +0000\n" % (
+            number,
+            1_700_000_000 + number,
+        )
+        stream += b"data 0\n" + (b"from :%d\n" % (number - 1) if number > 1 else b"")
+        stream += b"M 100644 inline file\ndata %d\n%b\n" % (len(content), content)
+    history.git("fast-import", "--quiet", input=stream)
+    history.git("repack", "-adfq", "--depth=5")
+    commits = history.git("rev-list", "--reverse", "main").decode().split()
+    blobs = history.oids(*(f"{commit}:file" for commit in commits))
+    return history, [bytes.fromhex(commit) for commit in commits], blobs
+
+
+needs_native = pytest.mark.skipif(not native_module.available, reason=native_module.missing)
+
+
+@needs_native
+@pytest.mark.parametrize("forms", [False, True], ids=["oids", "places"])
+def test_large_entries_become_deltas_of_what_the_client_has(
+    edited: tuple[History, list[bytes], list[bytes]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    forms: bool,
+) -> None:
+    history, commits, blobs = edited
+    store = history.store()
+    sizes: dict[bool, int] = {}
+    for thin in (False, True):
+        selection = selected(store, wants=commits[-1:], haves=commits[-2:-1])
+        # Whatever the client reaches from there, not only what is near.
+        has = history.objects(commits[-2:-1])
+        selection = Selection(dict(selection.objects), has - set(selection.objects))
+        stream, stats = written(store, by_places(store, selection) if forms else selection, thin=thin)
+        sizes[thin] = len(stream)
+        client = client_at(history, commits[-2], tmp_path / f"client-{thin}.git")
+        run_git(client, "index-pack", "--stdin", "--strict", "--fix-thin", input=stream)
+        run_git(client, "update-ref", "refs/heads/new", commits[-1].hex())
+        run_git(client, "fsck", "--full", "--strict")
+        assert stats.deflated_deltas == (1 if thin else 0)
+    assert sizes[True] < 1000 < 20_000 < sizes[False]
+    # Known now, it costs nothing any more; and is used for clients that have its base only.
+    monkeypatch.setattr(entrycopy, "_SEARCH_S", 0)
+    for age, small in ((-2, True), (-20, False)):
+        has = history.objects([commits[age]])
+        stream, _ = written(store, Selection({blobs[-1]: BLOB}, has), thin=True)
+        assert (len(stream) < 1000) == small
+
+
+def client_at(history: History, commit: bytes, path: Path) -> Path:
+    """Make a repository that has what the commit reaches, and nothing else."""
+    history.git("update-ref", "refs/heads/old", commit.hex())
+    history.git(
+        "clone", "-q", "--bare", "--no-local", "--single-branch", "--branch=old", str(history.path), str(path)
+    )
+    return path
 
 
 def test_empty_selection(native: bool, packed: History) -> None:
