@@ -149,6 +149,15 @@ def test_wrong_usage(tmp_path: Path, arguments: list[str]) -> None:
     assert result.stderr.startswith("usage: gitsmart")
 
 
+def test_init_with_reftables(tmp_path: Path) -> None:
+    (tmp_path / "repos").mkdir()
+    assert cli.main(["init", "app", "--ref-format", "reftable", "--root", str(tmp_path / "repos")]) == 0
+    path = tmp_path / "repos" / "app.git"
+    assert "refstorage = reftable" in (path / "config").read_text()
+    assert (path / "HEAD").read_text() == "ref: refs/heads/.invalid\n"
+    assert len((path / "reftable" / "tables.list").read_text().split()) == 1
+
+
 def test_version(tmp_path: Path) -> None:
     assert run("--version", cwd=tmp_path).stdout == f"gitsmart {__version__} ({native.describe()})\n"
 
