@@ -687,7 +687,8 @@ static int keep_ends(gs_walk *walk, gs_slot *slot, size_t number)
     uint32_t *ends = malloc(4 * number + 4);
     if (!ends)
         return GS_NO_MEMORY;
-    memcpy(ends, walk->new_ends, 4 * number);
+    if (number)
+        memcpy(ends, walk->new_ends, 4 * number);
     free(slot->ends);
     walk->cached -= 4 * (size_t)slot->number_ends;
     slot->ends = ends;
@@ -955,7 +956,8 @@ static int read_object(gs_walk *walk, uint32_t which, uint64_t offset, int for_t
             code = GS_NO_MEMORY;
             goto out;
         }
-        if (gs_inflate(pack->data + start, pack->end - start, walk->delta, size, 0) < 0 ||
+        /* git: delta.h DELTA_SIZE_MIN is 4 */
+        if (size < 4 || gs_inflate(pack->data + start, pack->end - start, walk->delta, size, 0) < 0 ||
             (first = delta_sizes(walk->delta, size, &base_size, &result_size)) < 0 || base_size != from->size ||
             result_size > OBJECT_BYTES) {
             code = GS_MALFORMED;
@@ -1206,7 +1208,8 @@ GS_API int64_t gs_walk_missing(gs_walk *walk, uint8_t *out, size_t room)
     size_t each = walk->raw_len + 1, take = room - room % each;
     if (take > walk->missing_size)
         take = walk->missing_size;
-    memcpy(out, walk->missing + walk->missing_size - take, take);
+    if (take)
+        memcpy(out, walk->missing + walk->missing_size - take, take);
     walk->missing_size -= take;
     return (int64_t)take;
 }
