@@ -379,8 +379,9 @@ class Stage:
             client.look(objects=not client.has_times)
             if not client.untidy:
                 fsck(repo)
-            assert leftovers(repo) == []
-            if server is self.ours:
+            if server is self.ours:  # git 2.55 leaves a .keep behind a refused push
+                found = leftovers(repo)
+                assert not found, f"left behind: {found}"
                 assert not server.crashes(start), server.text(start)
                 assert client.is_broken or not server.server_errors(start), server.text(start)
                 for path in () if client.untidy else client.repositories():

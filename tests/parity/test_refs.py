@@ -160,6 +160,7 @@ def test_extensions(client: Client) -> None:
 @session(since=(2, 45))
 def test_reftables(client: Client) -> None:
     """Read and written, beside git itself."""
+    client.untidy = True  # the system's git may know no reftables
     client.git("clone", "-q", "--mirror", "URL", "mirror")
     client.git("clone", "-q", "URL", "work")
     client.on_server("refs", "migrate", "--ref-format=reftable")
@@ -172,3 +173,4 @@ def test_reftables(client: Client) -> None:
     client.git("push", "--atomic", "origin", "main~1:refs/heads/one", "main~2:refs/heads/two")
     client.on_server("pack-refs", "--all")
     client.git("push", "origin", ":one", "main:refs/heads/größe")
+    client.tell("fsck", client.on_server("fsck", "--no-progress", "--no-dangling"))
