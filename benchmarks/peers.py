@@ -15,6 +15,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -227,9 +228,13 @@ class Gitsmart(Peer):
 
     name = "gitsmart"
 
+    def __init__(self, root: Path, scratch: Path, *, flags: Sequence[str] = ()) -> None:
+        super().__init__(root, scratch)
+        self.flags = flags
+
     def start(self) -> None:
         port = free_port()
-        flags = [str(self.root), "--port", str(port), "--anonymous", "write"]
+        flags = [str(self.root), "--port", str(port), "--anonymous", "write", *self.flags]
         env = {**environ(self.scratch / "home"), "PYTHONUNBUFFERED": "1"}
         self.run(sys.executable, "-m", "gitsmart", "serve", *flags, env=env)
         self.wait_for_port(port)

@@ -5,18 +5,21 @@
                              no new connections, /-/healthz says 503, running requests may end; after
                              `server.drain_s`, or on a second signal, what still runs is cut off
 
+    run with server.workers = 1      one process, which does everything in threads
+                            more     supervisor.py forks fronts, which `serve`, and a pool for what is long
+
 `git_routes` gives the rules to mount in somebody else's application, `create_app` a whole application,
 `serve` the process. What they share (threads, open repositories, passwords) is a Site; each call makes one
-of its own.
+of its own, and of the Site that is made before a fork each process has its own copy.
 """
 
 import asyncio
 import ipaddress
 import logging
 import os
-import signal
 import socket
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from urllib.parse import quote
 
@@ -33,6 +36,8 @@ from gitsmart.errors import ConfigError, Disconnected, GitsmartError
 from gitsmart.httpd.connection import HTTPServer
 from gitsmart.httpd.handler import NotFound, Site
 from gitsmart.httpd.routes import GIT_ROUTES, SERVER_ROUTES, rules
+from gitsmart.httpd.smart import perform
+from gitsmart.jobs import JobQueue, take_jobs
 from gitsmart.pack.indexer import IngestLimits
 from gitsmart.pack.objectid import require_collision_detection
 from gitsmart.pack.packcache import PackCache
@@ -40,6 +45,7 @@ from gitsmart.repo.gitconfig import ServerConfig
 from gitsmart.repo.ref_view import namespace_prefix
 from gitsmart.repo.root import RepositoryRoot
 from gitsmart.service.options import ServiceOptions
+from gitsmart.supervisor import CUT, READY, Role, Supervisor, stop_signals
 from gitsmart.telemetry import log
 from gitsmart.workers import Workers
 
@@ -52,6 +58,11 @@ HOOK_ENVIRON = ("HOME", "LANG", "LC_ALL", "LC_CTYPE", "LOGNAME", "PATH", "SHELL"
 
 CACHE_DIRECTORY = ".gitsmart-cache"
 """Where the clone cache is, in the root, unless `cache.directory` says otherwise."""
+
+STAYED = "a worker did not end in time; leaving without it"
+
+POOL_NICE = 5
+"""How far long work steps back for what is short (measured: benchmarks/latency.py, decision 0008)."""
 
 CUT_OFF_S = 1.0
 """How long requests that were cut off have to clean up. A client that leaves frees everything within a
@@ -109,7 +120,7 @@ def _config_of(root: str | Path | Config, anonymous: Anonymous, htpasswd: str | 
     )
 
 
-def _make_site(config: Config, *, loopback: bool) -> Site:
+def _make_site(config: Config, *, loopback: bool, processes: int = 1, jobs: JobQueue | None = None) -> Site:
     limits = config.limits
     try:
         namespace_prefix(config.server.namespace)
@@ -122,7 +133,8 @@ def _make_site(config: Config, *, loopback: bool) -> Site:
             ServerConfig.from_settings(config.git_config, config.git.locked),
             export_all=config.server.export_all,
         ),
-        workers=Workers(threads=limits.workers, idle_timeout_s=limits.idle_timeout_s),
+        workers=Workers(threads=-(-limits.workers // processes), idle_timeout_s=limits.idle_timeout_s),
+        jobs=jobs,
         options=ServiceOptions(
             keepalive_s=limits.keepalive_s,
             fetch_lines=limits.request_lines,
@@ -171,7 +183,8 @@ def _log_nothing(handler: RequestHandler) -> None:
 
 
 async def serve(config: Config, *, announce: Callable[[str], None]) -> bool:
-    """Serve until SIGTERM or SIGINT, then drain; `announce` gets the start-up lines once the socket listens.
+    """Serve in this process until a signal says to stop, then drain; `announce` gets the start-up lines once
+    the socket listens.
 
     Returns whether every worker has ended: a process with one that has not must leave by `os._exit`.
 
@@ -181,38 +194,154 @@ async def serve(config: Config, *, announce: Callable[[str], None]) -> bool:
     """
     sockets = _bind(config.server.host, config.server.port)
     try:
-        loopback = all(_is_loopback(bound) for bound in sockets)
-        site = _make_site(config, loopback=loopback)
+        site = _make_site(config, loopback=all(map(_is_loopback, sockets)))
         swept, first = await site.workers.call(_prepare, site)
     except BaseException:
         for bound in sockets:
             bound.close()
         raise
-    if native.missing:
-        logger.info("without native module, slower: %s", native.missing)
-    if swept:
-        logger.info("removed what a killed server left", extra={"fields": {"things": swept}})
-    idle_s = config.limits.idle_timeout_s
-    server = HTTPServer(_application(site), body_timeout_s=idle_s, write_timeout_s=idle_s)
-    server.add_sockets(sockets)
+    _log_start(swept)
     stopping, at_once = asyncio.Event(), asyncio.Event()
 
     def on_signal() -> None:
         (at_once if stopping.is_set() else stopping).set()
 
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in stop_signals():
         loop.add_signal_handler(number, on_signal)
+
+    def on_ready() -> None:
+        _announce(site, sockets, first, announce)
+
+    return await _serve(site, sockets, on_ready, stopping, at_once, shares_sockets=False)
+
+
+async def _serve(
+    site: Site,
+    sockets: list[socket.socket],
+    on_ready: Callable[[], None],
+    stopping: asyncio.Event,
+    at_once: asyncio.Event,
+    *,
+    shares_sockets: bool,
+) -> bool:
+    """Accept connections until `stopping`, then drain, but no longer than until `at_once`; see `serve`."""
+    idle_s = site.config.limits.idle_timeout_s
+    server = HTTPServer(
+        _application(site), body_timeout_s=idle_s, write_timeout_s=idle_s, shares_sockets=shares_sockets
+    )
+    server.add_sockets(sockets)
+    on_ready()
+    await stopping.wait()
+    await _drain(site, server, at_once)
+    site.workers.close()
+    return site.workers.join(CUT_OFF_S)
+
+
+def _announce(
+    site: Site, sockets: list[socket.socket], first: str | None, announce: Callable[[str], None]
+) -> None:
     url = _url(sockets)
     announce(f"serving {site.root.path} at {url} ({_who_may(site, sockets)})")
     if first is None:
         announce("there is no repository yet: gitsmart init NAME makes one")
     else:
         announce(f"git clone {url}{quote(first)}")
-    await stopping.wait()
-    await _drain(site, server, at_once)
-    site.workers.close()
-    return site.workers.join(CUT_OFF_S)
+
+
+def _log_start(swept: int) -> None:
+    if native.missing:
+        logger.info("without native module, slower: %s", native.missing)
+    _log_swept(swept)
+
+
+def _log_swept(things: int) -> None:
+    if things:
+        logger.info("removed what a killed server left", extra={"fields": {"things": things}})
+
+
+def serve_in_processes(config: Config, processes: int, *, announce: Callable[[str], None]) -> bool:
+    """Serve like `serve`, by forked processes; blocking, for the main thread of a process without others.
+
+    Returns whether all processes have ended in time.
+
+    Raises:
+        ConfigError, CannotListen: as `serve`.
+        StartFailed: one of them ended before it served.
+    """
+    sockets = _bind(config.server.host, config.server.port)
+    jobs = JobQueue()
+
+    def close_queue() -> None:
+        jobs.close_giver()
+        jobs.close_taker()
+
+    try:
+        site = _make_site(config, loopback=all(map(_is_loopback, sockets)), processes=processes, jobs=jobs)
+        swept, first = _prepare(site)
+        _log_start(swept)
+
+        supervisor = Supervisor(
+            [
+                Role("pool", processes, lambda control: _pool_main(site, sockets, control), is_front=False),
+                Role("front", processes, lambda control: _front_main(site, sockets, control), is_front=True),
+            ],
+            sweep=lambda: _sweep_main(site, sockets, jobs),
+            on_last_front=close_queue,
+            inherited=sockets,
+        )
+        return supervisor.run(lambda: _announce(site, sockets, first, announce))
+    finally:
+        close_queue()
+        for bound in sockets:
+            bound.close()
+
+
+def _front_main(site: Site, sockets: list[socket.socket], control: socket.socket) -> int:
+    """Serve connections, in a forked process, until the supervisor says to drain or has gone."""
+    assert site.jobs is not None
+    site.jobs.close_taker()
+
+    async def main() -> bool:
+        stopping, at_once = asyncio.Event(), asyncio.Event()
+        loop = asyncio.get_running_loop()
+
+        def on_order() -> None:
+            order = control.recv(1)
+            if not order:
+                loop.remove_reader(control)
+            (at_once if order == CUT else stopping).set()
+
+        loop.add_reader(control, on_order)
+        return await _serve(
+            site, sockets, lambda: control.sendall(READY), stopping, at_once, shares_sockets=True
+        )
+
+    if not asyncio.run(main()):
+        logger.warning(STAYED)
+    return 0
+
+
+def _pool_main(site: Site, sockets: list[socket.socket], control: socket.socket) -> int:
+    """Do jobs, in a forked process, until no front is left to give any."""
+    assert site.jobs is not None
+    for bound in sockets:
+        bound.close()
+    site.jobs.close_giver()
+    os.nice(POOL_NICE)
+    control.sendall(READY)
+    if not take_jobs(site.jobs, partial(perform, site), stop_after_s=CUT_OFF_S):
+        logger.warning(STAYED)
+    return 0
+
+
+def _sweep_main(site: Site, sockets: list[socket.socket], jobs: JobQueue) -> None:
+    """Remove what a killed process left, in a forked process."""
+    for bound in sockets:
+        bound.close()
+    jobs.close_giver()
+    jobs.close_taker()
+    _log_swept(site.root.sweep())
 
 
 def _prepare(site: Site) -> tuple[int, str | None]:
@@ -297,15 +426,18 @@ def _who_may(site: Site, sockets: list[socket.socket]) -> str:
 
 
 def run(config: Config, *, announce: Callable[[str], None]) -> None:
-    """Configure the log and `serve`; blocking, for the main thread of a process of its own.
+    """Configure the log and serve; blocking, for the main thread of a process of its own.
 
     It does not return when a worker runs on that takes no notice: then the process ends here, with status 0.
 
     Raises:
-        ConfigError, CannotListen: see `serve`.
+        ConfigError, CannotListen, StartFailed: see `serve` and `serve_in_processes`.
     """
     log.configure(config.server.log_format)
-    if not asyncio.run(serve(config, announce=announce)):
-        logger.warning("a worker did not end in time; leaving without it")
+    processes = config.server.processes(len(os.sched_getaffinity(0)))
+    if processes > 1:
+        serve_in_processes(config, processes, announce=announce)
+    elif not asyncio.run(serve(config, announce=announce)):
+        logger.warning(STAYED)
         logging.shutdown()
         os._exit(0)

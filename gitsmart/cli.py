@@ -1,7 +1,8 @@
 """The command line: parse, call, print, exit. Exit status 2: usage or configuration; 1: it can't be done now.
 
 gitsmart serve [ROOT] [--host H] [--port P] [--anonymous none|read|write] [--htpasswd FILE]
-               [--trusted-proxy ADDRESS] [--require-export-ok] [--config FILE] [--log-format text|json]
+               [--trusted-proxy ADDRESS] [--require-export-ok] [--workers auto|N] [--config FILE]
+               [--log-format text|json]
 gitsmart init NAME [--object-format sha1|sha256] [--root ROOT] [--config FILE]
 gitsmart list [ROOT] [--config FILE]
 """
@@ -26,6 +27,7 @@ _OPTIONS = {
     "--root": "server.root",
     "--host": "server.host",
     "--port": "server.port",
+    "--workers": "server.workers",
     "--log-format": "server.log_format",
     "--require-export-ok": "server.export_all",
     "--anonymous": "access.anonymous",
@@ -68,6 +70,12 @@ def make_parser() -> argparse.ArgumentParser:
         action="store_const",
         const=False,
         help="serve only repositories that hold a file git-daemon-export-ok",
+    )
+    serve.add_argument(
+        "--workers",
+        metavar="N",
+        type=lambda text: int(text) if text.isascii() and text.isdigit() else text,
+        help="processes that serve, 1 for a single one without helpers (default: auto, as there are cores)",
     )
     serve.add_argument("--log-format", choices=["text", "json"], help="of the log on stderr (default: text)")
     serve.add_argument("--config", metavar="FILE", type=Path, help="a TOML file; flags override it")

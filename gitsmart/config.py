@@ -49,6 +49,10 @@ PositiveSeconds = Annotated[float, Meta(gt=0, le=86400, description="seconds, ab
 Count = Annotated[int, Meta(ge=1, le=1 << 62, description="an integer of 1 or more")]
 CountOrNone = Annotated[int, Meta(ge=0, le=1 << 62, description="an integer of 0 (no limit) or more")]
 Threads = Annotated[int, Meta(ge=1, le=4096, description="an integer from 1 to 4096")]
+Processes = Annotated[
+    Literal["auto"] | Annotated[int, Meta(ge=1, le=64)],
+    Meta(description='"auto", or an integer from 1 to 64'),
+]
 Addresses = Annotated[
     tuple[str, ...],
     Meta(description='a list of IP addresses or networks, such as ["127.0.0.1", "10.0.0.0/8"]'),
@@ -76,8 +80,13 @@ class Server(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     port: Port = 8080
     export_all: Switch = True
     namespace: OptionalNamespace = ""
+    workers: Processes = "auto"
     drain_s: Seconds = 30.0
     log_format: LogFormat = "text"
+
+    def processes(self, cores: int) -> int:
+        """How many processes accept connections; with "auto" one for each of `cores`, but 2 to 16."""
+        return min(max(cores, 2), 16) if self.workers == "auto" else self.workers
 
 
 class Access(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -183,6 +183,7 @@ class Exchange:
         self._keepalive: tuple[bytes, float] | None = None
         self._wake_scheduled = False
         self._loop_waits = False
+        self._on_break: Callable[[], None] | None = None
         # and this is the loop's alone
         self._room: asyncio.Future[None] | None = None
         self._news: asyncio.Future[None] | None = None
@@ -246,6 +247,8 @@ class Exchange:
             self._can_write.notify_all()
             if self._wanted is not None and self._wanted.loan is not None and not self._wanted.is_over:
                 self._wanted.loan.cancel()
+            if self._on_break is not None:
+                self._on_break()
         self._wake_now()
         if self._pump_task is not None:
             self._pump_task.cancel()
@@ -427,8 +430,22 @@ class WorkerChannel:
                 ):
                     raise TimedOut(f"nothing was received for {x._idle_timeout_s:g} seconds")
 
-    def write(self, data: bytes | bytearray | memoryview) -> None:
+    def read_pieces(self, n: int) -> list[bytes]:
+        """Return the pieces that are there, 1 to `n` bytes in all; none at the body's end. Else as `read`."""
+        data = self.read(n)
+        pieces = []
+        while data:
+            pieces.append(data)
+            n -= len(data)
+            with self._x._lock:
+                data = self._x._request.take(n) if n else b""
+        return pieces
+
+    def write(self, data: bytes | bytearray | memoryview, *, more: bool = False) -> None:
         """Queue `data` for the client; wait while the pipe is full. `data` is copied unless it is immutable.
+
+        Args:
+            more: the next call goes on with the same write, so that no keepalive packet may come between.
 
         Raises:
             Disconnected: the client has gone.
@@ -437,17 +454,18 @@ class WorkerChannel:
         x = self._x
         if len(data) <= GATHER_BYTES:
             with x._lock:
+                x._splitting = more
                 self._put(data)
             return
         rest = memoryview(data).cast("B")
         try:
             while rest:
                 with x._lock:
-                    x._splitting = len(rest) > GATHER_BYTES
+                    x._splitting = more or len(rest) > GATHER_BYTES
                     self._put(rest[:GATHER_BYTES])
                 rest = rest[GATHER_BYTES:]
         finally:
-            x._splitting = False
+            x._splitting = more
 
     def _put(self, data: bytes | bytearray | memoryview) -> None:
         x = self._x
@@ -530,6 +548,17 @@ class WorkerChannel:
         """Raise `Disconnected` if the client has gone."""
         if self._x.broken is not None:
             raise self._x.broken
+
+    def on_break(self, callback: Callable[[], None] | None) -> None:
+        """Have `callback` called when the client goes, or now if it has: for a worker that waits elsewhere.
+
+        It is called in any thread, maybe more than once, and must neither block nor use this channel. None:
+        no more, and none is under way when this returns.
+        """
+        with self._x._lock:
+            self._x._on_break = callback
+            if callback is not None and self._x.broken is not None:
+                callback()
 
     def keepalive(self, packet: bytes, interval_s: float) -> None:
         """From now on send `packet` whenever nothing was sent for `interval_s`; b"" switches it off."""

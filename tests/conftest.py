@@ -50,6 +50,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default="gitsmart",
         help="what tests run against: gitsmart, or C git's http-backend, which puts the tests on trial",
     )
+    parser.addoption(
+        "--workers", default="1", help="gitsmart's own --workers, where a test doesn't choose (default: 1)"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    global _workers
+    _workers = config.getoption("--workers")
+
+
+_workers = "1"
 
 
 # --- git
@@ -414,35 +425,47 @@ class Server:
             line for line in self.log[start:] if re.search(r"(status[=:\" ]+|HTTP/1\.[01]\" )5\d\d\b", line)
         ]
 
+    def processes(self) -> list[int]:
+        """The server's processes: one; or the supervisor, then its pool and its fronts."""
+        pids = [self.pid]
+        command = Path(f"/proc/{self.pid}/cmdline").read_bytes()
+        for child in self.children():
+            with contextlib.suppress(OSError):
+                if Path(f"/proc/{child}/cmdline").read_bytes() == command:
+                    pids.append(child)
+        return pids
+
     def high_water_mib(self) -> float:
-        """The process's peak resident memory."""
-        return self._status("VmHWM") / 1024
+        """The processes' peaks of resident memory, added up."""
+        return sum(self._status("VmHWM")) / 1024
 
     def reset_high_water(self) -> None:
-        Path(f"/proc/{self.pid}/clear_refs").write_text("5")
+        for pid in self.processes():
+            Path(f"/proc/{pid}/clear_refs").write_text("5")
 
     def fds(self) -> int:
-        return len(os.listdir(f"/proc/{self.pid}/fd"))
+        return sum(len(os.listdir(f"/proc/{pid}/fd")) for pid in self.processes())
 
     def threads(self) -> int:
-        return self._status("Threads")
+        return max(self._status("Threads"))
 
     def children(self) -> list[int]:
         found: list[int] = []
         for task in Path(f"/proc/{self.pid}/task").iterdir():
             with contextlib.suppress(OSError):
                 found += map(int, (task / "children").read_text().split())
-        return found
+        return sorted(found)
 
-    def _status(self, name: str) -> int:
-        text = Path(f"/proc/{self.pid}/status").read_text()
-        match = re.search(rf"^{name}:\s+(\d+)", text, re.MULTILINE)
-        assert match is not None
-        return int(match[1])
+    def _status(self, name: str) -> list[int]:
+        texts = [Path(f"/proc/{pid}/status").read_text() for pid in self.processes()]
+        return [int(n) for text in texts for n in re.findall(rf"^{name}:\s+(\d+)", text, re.MULTILINE)]
 
     def kill(self) -> None:
-        """SIGKILL: no chance to clean up."""
-        self.process.kill()
+        """SIGKILL to all of its processes: no chance to clean up."""
+        pids = self.processes() if self.process.poll() is None else []
+        for pid in pids:  # the supervisor first: it would replace the others
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         self._end()
 
     def stop(self, *, timeout_s: float = 20) -> None:
@@ -491,6 +514,8 @@ def start_server(
 ) -> Server:
     """Start a server process over `root` and wait for its start-up line. `prefix`: a wrapping command."""
     command = ["-m", "gitsmart", "serve"] if kind == "gitsmart" else [str(HTTP_BACKEND)]
+    if kind == "gitsmart" and "--workers" not in flags:
+        flags = (*flags, "--workers", _workers)
     process = subprocess.Popen(
         [*prefix, sys.executable, *command, str(root), "--port", str(port), *flags],
         cwd=root,

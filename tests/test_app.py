@@ -85,6 +85,9 @@ class Start:
         return self("-m", "gitsmart", "serve", "--port", "0", *flags)
 
 
+several = pytest.mark.parametrize("workers", ["1", "2"], ids=["one process", "several"])
+
+
 def connect(port: int) -> socket.socket:
     connection = socket.create_connection(("127.0.0.1", port), 10)
     connection.settimeout(10)
@@ -160,8 +163,9 @@ def test_only_exported_repositories(start: Start) -> None:
     assert (lists("shown.git"), lists("demo.git")) == (False, True)
 
 
-def test_sigterm_lets_running_requests_end(start: Start) -> None:
-    process = start.serve()
+@several
+def test_sigterm_lets_running_requests_end(start: Start, workers: str) -> None:
+    process = start.serve("--workers", workers)
     port = process.port()
     idle, push = connect(port), begin_push(port)
     process.child.send_signal(signal.SIGTERM)
@@ -179,9 +183,10 @@ def test_sigterm_lets_running_requests_end(start: Start) -> None:
     push.close()
 
 
-def test_drain_has_a_limit(start: Start) -> None:
+@several
+def test_drain_has_a_limit(start: Start, workers: str) -> None:
     (start.cwd / "c.toml").write_text("[server]\ndrain_s = 0.5\n")
-    process = start.serve("--config", "c.toml")
+    process = start.serve("--workers", workers, "--config", "c.toml")
     push = begin_push(process.port())
     process.child.send_signal(signal.SIGINT)
     began = time.monotonic()
@@ -192,8 +197,9 @@ def test_drain_has_a_limit(start: Start) -> None:
     push.close()
 
 
-def test_second_signal_stops_at_once(start: Start) -> None:
-    process = start.serve()
+@several
+def test_second_signal_stops_at_once(start: Start, workers: str) -> None:
+    process = start.serve("--workers", workers)
     push = begin_push(process.port())
     process.child.send_signal(signal.SIGTERM)
     time.sleep(0.3)
@@ -207,8 +213,9 @@ def test_second_signal_stops_at_once(start: Start) -> None:
     push.close()
 
 
-def test_log_is_json_on_demand(start: Start) -> None:
-    process = start.serve("--log-format", "json")
+@several
+def test_log_is_json_on_demand(start: Start, workers: str) -> None:
+    process = start.serve("--workers", workers, "--log-format", "json")
     with connect(process.port()) as connection:
         connection.sendall(
             b"GET /demo.git/info/refs?service=git-upload-pack&token=x HTTP/1.1\r\n"

@@ -5,12 +5,17 @@ import socket
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
+from typing import Any, TypeVar
 
 import pytest
 
 from gitsmart.errors import Disconnected, ProtocolError, TimedOut, Unavailable
 from gitsmart.httpd.loan import Loan
-from gitsmart.workers import GATHER_BYTES, PIPE_BYTES, Exchange, WorkerChannel, Workers
+from gitsmart.jobs import JobQueue, relay, take_jobs
+from gitsmart.workers import GATHER_BYTES, PIPE_BYTES, Exchange, Send, WorkerChannel, Workers
+
+T = TypeVar("T")
 
 
 class Client:
@@ -32,11 +37,65 @@ class Client:
         return b"".join(self.pieces)
 
 
+class JobWorkers(Workers):
+    """Workers whose services run on the other side of a job queue, here in threads of the same process."""
+
+    def __init__(self, *, threads: int = 64, idle_timeout_s: float = 300.0) -> None:
+        super().__init__(threads=threads, idle_timeout_s=idle_timeout_s)
+        self.queue = JobQueue()
+        self.services: list[Callable[[Any], Any]] = []
+        self.pool = threading.Thread(
+            target=take_jobs,
+            args=(self.queue, lambda number, channel: self.services[number](channel)),
+            kwargs={"stop_after_s": 5.0},
+            daemon=True,
+        )
+        self.pool.start()
+
+    async def run(self, service: Callable[[Any], T], exchange: Exchange, send: Send) -> T:
+        self.services.append(service)
+        job = len(self.services) - 1
+        relayed = partial(relay, queue=self.queue, job=job, on_note=lambda name: None)
+        return await super().run(relayed, exchange, send)
+
+    def close(self) -> None:
+        super().close()
+        self.queue.close_giver()
+
+
+MakeWorkers = Callable[..., Workers]
+
+
+@pytest.fixture(params=[Workers, JobWorkers], ids=["thread", "job"])
+def make_workers(request: pytest.FixtureRequest) -> Iterator[MakeWorkers]:
+    """What runs a service is a thread, or the pool at the other end of a job queue."""
+    made: list[Workers] = []
+
+    def make(**arguments: Any) -> Workers:
+        workers: Workers = request.param(**arguments)
+        made.append(workers)
+        return workers
+
+    yield make
+    for workers in made:
+        workers.close()
+        if isinstance(workers, JobWorkers):
+            workers.pool.join(10)
+            assert not workers.pool.is_alive()
+            workers.queue.close_taker()
+
+
 @pytest.fixture
-def workers() -> Iterator[Workers]:
+def thread_workers() -> Iterator[Workers]:
+    """For what only a service in a thread does."""
     made = Workers(threads=4, idle_timeout_s=20)
     yield made
     made.close()
+
+
+@pytest.fixture
+def workers(make_workers: MakeWorkers) -> Workers:
+    return make_workers(threads=4, idle_timeout_s=20)
 
 
 async def feed_all(exchange: Exchange, data: bytes, step: int = GATHER_BYTES) -> None:
@@ -346,9 +405,9 @@ def test_client_leaves_while_the_rest_is_being_sent(workers: Workers) -> None:
     asyncio.run(main())
 
 
-def test_silent_client_times_out() -> None:
+def test_silent_client_times_out(make_workers: MakeWorkers) -> None:
     async def main() -> None:
-        workers = Workers(threads=1, idle_timeout_s=0.05)
+        workers = make_workers(threads=1, idle_timeout_s=0.05)
         run = BackgroundRun(workers, stuck_reader)
         with pytest.raises(TimedOut, match="nothing was received"):
             await run.task
@@ -361,7 +420,7 @@ def test_silent_client_times_out() -> None:
     asyncio.run(main())
 
 
-def test_slow_reader_does_not_time_out_while_it_reads() -> None:
+def test_slow_reader_does_not_time_out_while_it_reads(make_workers: MakeWorkers) -> None:
     def long(channel: WorkerChannel) -> None:
         channel.write(b"x" * (1 << 20))
 
@@ -369,7 +428,7 @@ def test_slow_reader_does_not_time_out_while_it_reads() -> None:
         await asyncio.sleep(0.04)
 
     async def main() -> None:
-        workers = Workers(threads=1, idle_timeout_s=0.1)
+        workers = make_workers(threads=1, idle_timeout_s=0.1)
         await workers.run(long, workers.exchange(), slow)
         workers.close()
 
@@ -469,9 +528,9 @@ def test_loop_runs_on_while_bytes_flow(workers: Workers) -> None:
     asyncio.run(main())
 
 
-def test_full_pool_serves_in_order_and_drops_who_left() -> None:
+def test_full_pool_serves_in_order_and_drops_who_left(make_workers: MakeWorkers) -> None:
     async def main() -> None:
-        workers = Workers(threads=1)
+        workers = make_workers(threads=1)
         go = threading.Event()
         order: list[int] = []
 
@@ -496,9 +555,9 @@ def test_full_pool_serves_in_order_and_drops_who_left() -> None:
     asyncio.run(main())
 
 
-def test_short_calls_do_not_wait_for_busy_services() -> None:
+def test_short_calls_do_not_wait_for_busy_services(make_workers: MakeWorkers) -> None:
     async def main() -> None:
-        workers = Workers(threads=1)
+        workers = make_workers(threads=1)
         go = threading.Event()
         run = BackgroundRun(workers, lambda channel: go.wait(5))
         await asyncio.sleep(0.01)
@@ -511,9 +570,9 @@ def test_short_calls_do_not_wait_for_busy_services() -> None:
     asyncio.run(main())
 
 
-def test_closed_workers_say_so() -> None:
+def test_closed_workers_say_so(make_workers: MakeWorkers) -> None:
     async def main() -> None:
-        workers = Workers(threads=1)
+        workers = make_workers(threads=1)
         run = BackgroundRun(workers, stuck_reader)
         await asyncio.sleep(0.02)
         workers.close()
@@ -572,8 +631,10 @@ PARTS = [bytes([n % 251]) * (1 + n * 37 % 70_000) for n in range(200)]
 
 
 @pytest.mark.parametrize("is_lendable", [True, False])
-def test_what_is_written_directly_comes_in_order(workers: Workers, line: Line, *, is_lendable: bool) -> None:
-    asyncio.run(_write_directly(workers, line, is_lendable=is_lendable))
+def test_what_is_written_directly_comes_in_order(
+    thread_workers: Workers, line: Line, *, is_lendable: bool
+) -> None:
+    asyncio.run(_write_directly(thread_workers, line, is_lendable=is_lendable))
 
 
 async def _write_directly(workers: Workers, line: Line, *, is_lendable: bool) -> None:
@@ -615,9 +676,9 @@ async def _write_directly(workers: Workers, line: Line, *, is_lendable: bool) ->
 
 @pytest.mark.parametrize("way", ["abort", "reset", "never reads"])
 def test_a_client_that_leaves_frees_the_worker_that_sends_to_it(
-    workers: Workers, line: Line, way: str
+    thread_workers: Workers, line: Line, way: str
 ) -> None:
-    asyncio.run(_leave(workers, line, way))
+    asyncio.run(_leave(thread_workers, line, way))
 
 
 async def _leave(workers: Workers, line: Line, way: str) -> None:

@@ -88,6 +88,10 @@ _PEEK_BYTES = 1 << 19
 # How long we rest when no descriptor is left for a new connection, and how often the log says so.
 ACCEPT_REST_S = 0.1
 EXHAUSTED_WARNING_S = 60.0
+
+# How long new connections are left to other processes for each that is here, and at most (decision 0008).
+REST_EACH_S = 0.0002
+REST_MOST_S = 0.005
 _EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 _STATUS_OF: dict[type[GitsmartError], int] = {
@@ -131,6 +135,7 @@ class HTTPServer(tornado.httpserver.HTTPServer):
         idle_timeout_s: between two requests.
         body_timeout_s: for each read of a body.
         write_timeout_s: without any progress while there is something to send.
+        shares_sockets: other processes accept connections from the same listening sockets.
     """
 
     # Configurable's __init__ is a stand-in for this; its signature is what callers see.
@@ -150,6 +155,7 @@ class HTTPServer(tornado.httpserver.HTTPServer):
         idle_timeout_s: float = 75.0,
         body_timeout_s: float = 300.0,
         write_timeout_s: float = 300.0,
+        shares_sockets: bool = False,
     ) -> None:
         super().initialize(
             request_callback,
@@ -170,6 +176,7 @@ class HTTPServer(tornado.httpserver.HTTPServer):
         self.write_timeout_s = write_timeout_s
         self.body_high_water_bytes = 0  # the most that was ever buffered here for one request body
         self.draining = False
+        self._shares_sockets = shares_sockets
         self._open: set[_Connection] = set()
         self.goodbyes: _Goodbyes | None = None
 
@@ -177,8 +184,12 @@ class HTTPServer(tornado.httpserver.HTTPServer):
         """Accept connections on listening sockets, as Tornado's, but see `_Listener`."""
         for sock in sockets:
             self._sockets[sock.fileno()] = sock
-            listener = cast(socket.socket, _Listener(sock))
+            listener = cast(socket.socket, _Listener(sock, self.rest_s if self._shares_sockets else None))
             self._handlers[sock.fileno()] = add_accept_handler(listener, self._handle_connection)
+
+    def rest_s(self) -> float:
+        """How long to leave new connections to other processes: the longer the more there are here."""
+        return min(REST_EACH_S * len(self._open), REST_MOST_S)
 
     def handle_stream(self, stream: IOStream, address: tuple[Any, ...]) -> None:
         """Serve one accepted connection. Tornado calls it."""
@@ -226,10 +237,15 @@ class _Listener:
 
     Without, the error would come again at once, with a traceback each time: one core busy, and megabytes of
     log a second, for as long as somebody holds a thousand connections open. Who connects meanwhile waits.
+
+    With `rest_s`, where other processes listen, too, it also rests after each connection, for that many
+    seconds, so that a burst spreads over all of them. Tornado takes up to 128 at once.
     """
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, rest_s: Callable[[], float] | None) -> None:
         self._sock = sock
+        self._rest_s = rest_s
+        self._had_one = False
         self._io_loop = IOLoop.current()
         self._warn_after = 0.0
 
@@ -240,8 +256,16 @@ class _Listener:
         self._sock.close()
 
     def accept(self) -> tuple[socket.socket, Any]:
+        if self._had_one and self._rest_s is not None:
+            self._had_one = False
+            rest_s = self._rest_s()
+            if rest_s:
+                self._rest(rest_s)
+            raise BlockingIOError
         try:
-            return self._sock.accept()
+            accepted = self._sock.accept()
+            self._had_one = self._rest_s is not None
+            return accepted
         except OSError as error:
             if error.errno not in _EXHAUSTED:
                 raise
@@ -249,9 +273,12 @@ class _Listener:
             if now >= self._warn_after:
                 self._warn_after = now + EXHAUSTED_WARNING_S
                 logger.warning("can't accept connections: %s", error.strerror)
-            self._io_loop.update_handler(self._sock.fileno(), 0)
-            self._io_loop.call_later(ACCEPT_REST_S, self._resume)
+            self._rest(ACCEPT_REST_S)
             raise BlockingIOError from None
+
+    def _rest(self, seconds: float) -> None:
+        self._io_loop.update_handler(self._sock.fileno(), 0)
+        self._io_loop.call_later(seconds, self._resume)
 
     def _resume(self) -> None:
         if self._sock.fileno() >= 0:  # else the server was stopped

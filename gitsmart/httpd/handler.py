@@ -26,6 +26,7 @@ from gitsmart.access.identity import Actor
 from gitsmart.config import Config, Network
 from gitsmart.errors import AuthenticationRequired, Disconnected, ProtocolError
 from gitsmart.httpd.errors import CLIENT_LEFT, MethodNotAllowed, answer_to
+from gitsmart.jobs import JobQueue
 from gitsmart.repo.ref_view import namespace_prefix
 from gitsmart.repo.root import RepositoryRoot
 from gitsmart.service.options import ServiceOptions
@@ -59,6 +60,8 @@ class Site:
     anonymous: Literal["none", "read", "write"]
     htpasswd: HtpasswdFile | None
     trusted_proxies: tuple[Network, ...]
+    jobs: JobQueue | None = None
+    """Where long work goes, when there are processes for it."""
     draining: bool = False
     active: set["Handler"] = field(default_factory=set)
     """Requests that have begun and not ended."""

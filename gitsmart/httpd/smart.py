@@ -17,7 +17,8 @@ with nothing, so it is a 200 with an empty body, after the same checks as the re
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final, cast
 
@@ -37,17 +38,20 @@ from gitsmart.httpd.cors import cors_headers, preflight_headers
 from gitsmart.httpd.errors import UnsupportedMediaType
 from gitsmart.httpd.handler import Handler, Site, shorten
 from gitsmart.httpd.loan import Loan
+from gitsmart.jobs import HeldChannel, JobChannel, JobQueue, relay, run_held
+from gitsmart.pack.packcache import Make, PackCache, PackKey, PackStream
+from gitsmart.pack.packfile import PackFile
 from gitsmart.repo.repository import Repository
 from gitsmart.service.advertise import ServiceName, advertise
 from gitsmart.service.channel import Channel, DecodedChannel, GzippedChannel, PeekedChannel
-from gitsmart.service.options import ServiceReport
+from gitsmart.service.options import ServiceOptions, ServiceReport
 from gitsmart.service.receive_pack import receive_pack
 from gitsmart.service.upload_archive import upload_archive
 from gitsmart.service.upload_pack import upload_pack
 from gitsmart.wire.content import CODINGS, ContentDecoder, accepts_gzip
-from gitsmart.workers import Exchange
+from gitsmart.workers import Exchange, WorkerChannel
 
-__all__ = ["InfoRefs", "ServiceRpc", "requested_version"]
+__all__ = ["InfoRefs", "Job", "ServiceRpc", "perform", "requested_version"]
 
 HIGHEST_VERSION: Final[dict[str, int]] = {UPLOAD_PACK: 2, RECEIVE_PACK: 1}
 """gitprotocol-v2 has no push: receive-pack answers a request for 2 with 0 (git: builtin/receive-pack.c)."""
@@ -64,8 +68,31 @@ LITTLE_BODY_BYTES: Final = 16 << 10
 GZIP_FROM_BYTES: Final = 1024
 """Smaller responses fit into a packet of the network anyway."""
 
+LIGHT_PUSH_BYTES: Final = 1 << 20
+"""Pushes up to this size are done in a thread of the process that has the connection. git sends larger ones
+chunked (http.postBuffer)."""
+
+SHORT_OBJECTS: Final = 5000
+"""A clone of a repository with no more objects than this is made in a thread as well: some 100 ms."""
+
+GZIP_NOTE: Final = b"gzip"
+
 Service = Callable[[Channel], ServiceReport]
-Gzipper = Callable[[Service, Callable[[], None], Channel], ServiceReport]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One request of a service, as it crosses to another process."""
+
+    service: str
+    repo_name: str
+    namespace: str
+    version: int
+    actor: Actor
+    coding: str
+    """The request's content coding; "" for none."""
+    gzip: bool
+    """The client accepts gzip, and may get it."""
 
 
 def requested_version(fields: list[str], service: str) -> int:
@@ -135,13 +162,14 @@ class SmartHandler(Handler):
 
     # -- gzip
 
-    def gzipped(self, service: Service, run: "Gzipper") -> Service:
-        """Return the service with its response gzip'd by `run`, if the client accepts that."""
-        accepted = accepts_gzip(self.request.headers.get_list("Accept-Encoding"))
-        return partial(run, service, self.note_gzip) if accepted and self.site.config.http.gzip else service
+    def may_gzip(self) -> bool:
+        """Whether the client accepts gzip, and the configuration allows it."""
+        fields = self.request.headers.get_list("Accept-Encoding")
+        return self.site.config.http.gzip and accepts_gzip(fields)
 
-    def note_gzip(self) -> None:
+    def note_gzip(self, name: bytes = GZIP_NOTE) -> None:
         """Note that the response is gzip'd: in the worker, before the first byte crosses to the loop."""
+        assert name == GZIP_NOTE, name
         self.set_header("Content-Encoding", "gzip")
 
     def decode_argument(self, value: bytes, name: str | None = None) -> str:
@@ -326,8 +354,9 @@ class InfoRefs(SmartHandler):
     def bind(self, actor: Actor, repo: Repository) -> Service:
         self.set_header("Content-Type", f"application/x-{self.service}-advertisement")
         self.fields["phase"] = "advertise"
-        service: ServiceName = UPLOAD_PACK if self.service == UPLOAD_PACK else RECEIVE_PACK
-        return self.gzipped(partial(_advertise, repo, service, self.version, self.site), _gzipped)
+        name: ServiceName = UPLOAD_PACK if self.service == UPLOAD_PACK else RECEIVE_PACK
+        service = partial(_advertise, repo, name, self.version, self.site)
+        return partial(_gzipped, service, self.note_gzip) if self.may_gzip() else service
 
     async def get(self, name: str) -> None:
         await self._body_complete()
@@ -366,38 +395,107 @@ class ServiceRpc(SmartHandler):
 
     def bind(self, actor: Actor, repo: Repository) -> Service:
         self.set_header("Content-Type", f"application/x-{self.service}-result")
-        if self.service == UPLOAD_PACK:
-            service: Service = partial(_upload_pack, repo, self.version, self.site)
-            if self.version == 2:
-                service = self.gzipped(service, _gzipped_ls_refs)
-        elif self.service == UPLOAD_ARCHIVE:
-            service = partial(_upload_archive, repo, self.site)
-        else:
-            service = partial(_receive_pack, repo, self.version, self.site, actor)
-        if self.coding in CODINGS:
-            limits = self.site.config.limits
-            # a gzip'd push is bounded by receive-pack's own limits; what is inflated is never kept here
-            limit_bytes = 1 << 62 if self.service == RECEIVE_PACK else limits.request_bytes
-            decoder = ContentDecoder(self.coding, limit_bytes=limit_bytes, ratio=limits.inflate_ratio)
-            return partial(_decoded, service, decoder)
-        return service
+        job = Job(
+            service=self.service,
+            repo_name=repo.name,
+            namespace=repo.namespace,
+            version=self.version,
+            actor=actor,
+            coding=self.coding if self.coding in CODINGS else "",
+            gzip=self.may_gzip(),
+        )
+        here = partial(_serve, repo, job, self.site, self.site.options, self.note_gzip)
+        queue = self.site.jobs
+        if queue is None or (self.service == RECEIVE_PACK and self._is_light_push()):
+            return here
+        if self.service == RECEIVE_PACK:
+            return partial(self._relay, queue, job, b"")
+        return partial(self._run_held, repo, queue, job)
+
+    def _is_light_push(self) -> bool:
+        length = self.request.headers.get("Content-Length", "")
+        return self.coding not in CODINGS and length.isdigit() and int(length) <= LIGHT_PUSH_BYTES
+
+    def _relay(self, queue: JobQueue, job: Job, replay: bytes, channel: WorkerChannel) -> ServiceReport:
+        """Have the job done by another process; in the worker."""
+        self.clear_header("Content-Encoding")  # said when the work began here
+        report = relay(channel, queue, job, on_note=self.note_gzip, replay=replay)
+        assert isinstance(report, ServiceReport)
+        return report
+
+    def _run_held(self, repo: Repository, queue: JobQueue, job: Job, channel: WorkerChannel) -> ServiceReport:
+        """Do the job here, unless it turns out to be long; in the worker."""
+
+        def here(held: HeldChannel) -> ServiceReport:
+            options = self.site.options
+            if options.pack_cache is not None:
+                options = replace(options, pack_cache=_HeldCache(options.pack_cache, held))
+            return _serve(repo, job, self.site, options, self.note_gzip, held)
+
+        return run_held(here, lambda channel, read: self._relay(queue, job, read, channel), channel)
 
     async def post(self, name: str, service: str) -> None:
         await self._body_complete()
 
 
-def _upload_pack(repo: Repository, version: int, site: Site, channel: Channel) -> ServiceReport:
-    return upload_pack(repo, channel, version=version, options=site.options)
+def perform(site: Site, job: Job, channel: JobChannel) -> ServiceReport:
+    """Do a job in a process of the pool. Whether the actor may was decided where it came from.
+
+    Raises what `site.root.open` and the service raise.
+    """
+    repo = site.root.open(job.repo_name)
+    if job.namespace:
+        repo = repo.in_namespace(job.namespace)
+    return _serve(repo, job, site, site.options, partial(channel.note, GZIP_NOTE), channel)
 
 
-def _receive_pack(
-    repo: Repository, version: int, site: Site, actor: Actor, channel: Channel
+class _HeldCache(PackCache):
+    """The clone cache for a service that may be moved: packs that are made in threads of their own are work,
+    too."""
+
+    def __init__(self, cache: PackCache, held: HeldChannel) -> None:
+        self._cache = cache
+        self._held = held
+
+    def open(
+        self, key: PackKey, make: Make, *, packs: Callable[[], Iterable[PackFile]], shared: bool
+    ) -> PackStream:
+        """See `PackCache.open`; raises `Moved` rather than make a pack of many objects."""
+        if not shared:
+            self._held.count_waiting()
+        elif self._cache.has(key) or sum(pack.count for pack in packs()) <= SHORT_OBJECTS:
+            self._held.settle()
+        else:
+            # Before anybody makes it here, whom the other process would find and follow
+            self._held.move()
+        return self._cache.open(key, make, packs=packs, shared=shared)
+
+
+def _serve(
+    repo: Repository,
+    job: Job,
+    site: Site,
+    options: ServiceOptions,
+    on_gzip: Callable[[], None],
+    channel: Channel,
 ) -> ServiceReport:
-    return receive_pack(repo, channel, version=version, actor=actor, options=site.options)
+    """Run the job's service, behind what its codings take."""
+    if job.coding:
+        limits = site.config.limits
+        # a gzip'd push is bounded by receive-pack's own limits; what is inflated is never kept here
+        limit_bytes = 1 << 62 if job.service == RECEIVE_PACK else limits.request_bytes
+        decoder = ContentDecoder(job.coding, limit_bytes=limit_bytes, ratio=limits.inflate_ratio)
+        channel = DecodedChannel(channel, decoder)
+    if job.service == RECEIVE_PACK:
+        return receive_pack(repo, channel, version=job.version, actor=job.actor, options=options)
+    if job.service == UPLOAD_ARCHIVE:
+        return upload_archive(repo, channel, options=options)
+    fetch = partial(_upload_pack, repo, job.version, options)
+    return _gzipped_ls_refs(fetch, on_gzip, channel) if job.gzip and job.version == 2 else fetch(channel)
 
 
-def _upload_archive(repo: Repository, site: Site, channel: Channel) -> ServiceReport:
-    return upload_archive(repo, channel, options=site.options)
+def _upload_pack(repo: Repository, version: int, options: ServiceOptions, channel: Channel) -> ServiceReport:
+    return upload_pack(repo, channel, version=version, options=options)
 
 
 def _gzipped(service: Service, on_gzip: Callable[[], None], channel: Channel) -> ServiceReport:
@@ -413,10 +511,6 @@ def _gzipped_ls_refs(service: Service, on_gzip: Callable[[], None], channel: Cha
     if peeked.head[4:] == LS_REFS[4:]:
         return _gzipped(service, on_gzip, peeked)
     return service(peeked)
-
-
-def _decoded(service: Service, decoder: ContentDecoder, channel: Channel) -> ServiceReport:
-    return service(DecodedChannel(channel, decoder))
 
 
 def admit(

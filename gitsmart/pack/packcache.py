@@ -546,6 +546,16 @@ class PackCache:
         stream._pack = self.join(stream, key, make, packs, shared=shared)
         return stream
 
+    def has(self, key: PackKey) -> bool:
+        """Whether the pack of `key` is there, or being made somewhere: to open it is little work."""
+        digest = key.digest
+        with self._lock:
+            if digest in self._packs or digest in self._small:
+                return True
+        return self.directory is not None and any(
+            os.path.exists(self._path(key, digest, suffix)) for suffix in ("pack", "part")
+        )
+
     def join(
         self,
         stream: PackStream,

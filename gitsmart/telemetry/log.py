@@ -7,9 +7,12 @@ A record's fields come through `extra={"fields": {...}}`. No value is trusted: c
 so that no peer can forge a line. What must never be given to a logger: credentials, bodies, query strings.
 """
 
+import fcntl
 import json
 import logging
+import os
 import re
+import select
 import sys
 from datetime import UTC, datetime
 from typing import Literal, TextIO
@@ -80,9 +83,40 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(entry, default=str)
 
 
+class SharedHandler(logging.Handler):
+    """Writes each record as a whole to a descriptor that forked processes write to as well.
+
+    Up to PIPE_BUF bytes a pipe takes at once (POSIX, write()); for more, such as a traceback, a lock makes
+    the others wait. Records are written as they come: nothing is buffered.
+    """
+
+    def __init__(self, fd: int) -> None:
+        super().__init__()
+        self._fd = fd
+        self._lock_fd = os.memfd_create("gitsmart-log") if hasattr(os, "memfd_create") else None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            data = memoryview((self.format(record) + "\n").encode("utf-8", "backslashreplace"))
+            if len(data) <= select.PIPE_BUF or self._lock_fd is None:
+                self._write(data)
+                return
+            fcntl.lockf(self._lock_fd, fcntl.LOCK_EX)  # of this process, though it has the file in common
+            try:
+                self._write(data)
+            finally:
+                fcntl.lockf(self._lock_fd, fcntl.LOCK_UN)
+        except Exception:
+            self.handleError(record)
+
+    def _write(self, data: memoryview) -> None:
+        while data:
+            data = data[os.write(self._fd, data) :]
+
+
 def configure(log_format: Literal["text", "json"], stream: TextIO | None = None) -> None:
     """Send the process's log to `stream` (stderr), INFO and above, replacing what was configured before."""
-    handler = logging.StreamHandler(stream or sys.stderr)
+    handler = logging.StreamHandler(stream) if stream is not None else SharedHandler(sys.stderr.fileno())
     handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter())
     root = logging.getLogger()
     for old in root.handlers[:]:

@@ -6,8 +6,10 @@ import asyncio
 import contextlib
 import logging
 import subprocess
+import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from gitsmart.config import Config, load
 from gitsmart.httpd import smart
 from gitsmart.httpd.handler import Site
 from gitsmart.httpd.routes import GIT_ROUTES, SERVER_ROUTES, rules
+from gitsmart.jobs import JobQueue, take_jobs
 from gitsmart.service.channel import Channel
 from gitsmart.service.options import ServiceReport
 
@@ -139,10 +142,14 @@ def make_bare(path: Path, *settings: str) -> None:
         subprocess.run(["git", "-C", str(path), "config", name, value], check=True)
 
 
-@pytest.fixture(params=["gitsmart", "tornado"])
+@pytest.fixture(params=["gitsmart", "tornado", "pool"])
 def server_class(request: pytest.FixtureRequest) -> Any:
-    """The routes work under either server."""
-    return gitsmart.HTTPServer if request.param == "gitsmart" else TornadoServer
+    """The routes work under either server, and where long work is done at the other end of a job queue."""
+    return {"gitsmart": gitsmart.HTTPServer, "tornado": TornadoServer, "pool": PoolServer}[request.param]
+
+
+class PoolServer(gitsmart.HTTPServer):
+    """A server whose site has a pool: here threads of the same process."""
 
 
 class Harness:
@@ -175,6 +182,12 @@ class Harness:
         from gitsmart.app import _make_site
 
         site = _make_site(config, loopback=True)
+        pool = None
+        if self.server_class is PoolServer:
+            site.jobs = JobQueue()
+            perform = partial(smart.perform, site)
+            pool = threading.Thread(target=take_jobs, args=(site.jobs, perform), kwargs={"stop_after_s": 5})
+            pool.start()
         application = Application(
             [*rules(SERVER_ROUTES, site), *rules(GIT_ROUTES, site)], log_function=lambda handler: None
         )
@@ -188,6 +201,11 @@ class Harness:
             await server.close_all_connections()
             site.workers.close()
             assert site.workers.join(2)
+            if site.jobs is not None and pool is not None:
+                site.jobs.close_giver()
+                pool.join(10)
+                assert not pool.is_alive()
+                site.jobs.close_taker()
 
 
 @pytest.fixture

@@ -234,7 +234,8 @@ def test_services_get_version_actor_and_options(harness: Harness, services: Serv
         await server.request("POST", "/demo.git/git-receive-pack", {"Content-Type": RECEIVE_REQUEST}, b"0000")
         fetch, push = services.calls
         assert fetch["version"] == 2
-        assert fetch["options"] is server.site.options
+        assert fetch["options"].session_id == server.site.options.session_id
+        assert push["options"] is server.site.options
         assert push["version"] == 0
         assert (push["actor"].user, push["actor"].address) == (None, "127.0.0.1")
 

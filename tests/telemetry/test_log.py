@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+import os
 from collections.abc import Iterator
 from typing import Literal
 
@@ -100,3 +101,22 @@ def test_tracebacks(log_format: Literal["text", "json"]) -> None:
     assert "ValueError: why" in stream.getvalue()
     if log_format == "json":
         assert stream.getvalue().count("\n") == 1
+
+
+def test_long_records_of_several_processes_do_not_mix() -> None:
+    read, write = os.pipe()
+    handler = log.SharedHandler(write)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    children = []
+    for n in range(3):
+        pid = os.fork()
+        if not pid:
+            for _ in range(20):
+                handler.handle(logging.makeLogRecord({"msg": str(n) * 30_000}))
+            os._exit(0)
+        children.append(pid)
+    os.close(write)
+    with open(read, encoding="ascii") as lines:
+        found = sorted(line.removesuffix("\n") for line in lines)
+    assert found == [str(n) * 30_000 for n in range(3) for _ in range(20)]
+    assert [os.waitpid(pid, 0)[1] for pid in children] == [0, 0, 0]
