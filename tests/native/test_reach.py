@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gitsmart import native
@@ -237,6 +237,7 @@ def both(run: "object") -> tuple[object, object]:
     return found[0], found[1]
 
 
+@settings(deadline=None)
 @given(st.integers(0, 1 << 32), st.booleans())
 def test_the_same_is_reached(seed: int, missing_ok: bool) -> None:
     world, rng = make_world(seed), random.Random(seed)
@@ -262,6 +263,7 @@ def test_the_same_is_reached(seed: int, missing_ok: bool) -> None:
             assert verdicts[0] == verdicts[1]
 
 
+@settings(deadline=None)
 @given(st.integers(0, 1 << 32), st.data())
 def test_broken_packs_are_survived(seed: int, draw: st.DataObject) -> None:
     world, rng = make_world(seed), random.Random(seed)

@@ -254,3 +254,24 @@ def test_what_is_missing_leads_nowhere(repo: Repo) -> None:
     assert repo.unreached(inside) == set()
     lone = bytes.fromhex(repo.run("hash-object", "-w", "--stdin", input="nobody's\n"))
     assert repo.unreached(lone) == {lone}
+
+
+def test_bitmaps_tell_it_all_at_once(repo: Repo, native: bool) -> None:
+    # What no ref leads to is packed too, by itself; and something is loose.
+    everything = sorted(repo.all_objects())
+    repo.run("repack", "-Adb")
+    alone = "\n".join(raw_oid.hex() for raw_oid in everything if raw_oid not in repo.reached()) + "\n"
+    repo.run("pack-objects", "objects/pack/pack", input=alone)
+    blob = repo.run("hash-object", "-w", "--stdin", input="new\n")
+    tree = repo.run("mktree", input=f"100644 blob {blob}\tnew\n")
+    commit = repo.run("commit-tree", "-p", "main", "-m", "new", tree)
+    repo.store.refresh()
+    fresh = {bytes.fromhex(oid) for oid in (blob, tree, commit)}
+    asked = {*everything, *fresh}
+    assert repo.unreached(*asked) == asked - repo.reached() >= fresh
+    repo.run("update-ref", "refs/heads/main", commit)
+    assert repo.unreached(*asked) == asked - repo.reached()
+    assert not fresh & repo.unreached(*asked)
+    repo.run("update-ref", "refs/heads/main", "main~3")
+    assert repo.unreached(*asked) == asked - repo.reached() >= fresh
+    assert repo.expanded == 0

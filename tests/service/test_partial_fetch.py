@@ -322,6 +322,7 @@ def test_lazy_fetches_look_at_trees_once(served: Served, monkeypatch: pytest.Mon
         return expand(*args, **more)  # type: ignore[arg-type]
 
     monkeypatch.setattr(reachability, "expand_trees", counting)
+    monkeypatch.setattr(reachability, "bitmaps_of", lambda store: None)  # with bitmaps no trees are looked at
     repo = served.open()
 
     def ask(*arguments: bytes) -> None:
