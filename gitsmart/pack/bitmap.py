@@ -22,6 +22,7 @@ import struct
 import threading
 import weakref
 from array import array
+from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -30,7 +31,7 @@ from pathlib import Path
 from gitsmart.errors import ObjectMissing, PackError
 from gitsmart.pack.chunkfile import is_intact
 from gitsmart.pack.ewah import combine, ewah_size, spread, write_ewah, xor_ewah
-from gitsmart.pack.midx import read_midx
+from gitsmart.pack.midx import pack_order, read_midx, write_midx
 from gitsmart.pack.objects import BLOB, COMMIT, TAG, TREE, ObjectFormat
 from gitsmart.pack.packfile import PackFile, map_file
 from gitsmart.pack.packmap import PackMap, pack_map
@@ -45,6 +46,7 @@ __all__ = [
     "format_bitmap",
     "select_commits",
     "write_bitmap",
+    "write_multi_pack_index",
 ]
 
 Tick = Callable[[int], None]
@@ -440,6 +442,72 @@ def write_bitmap(
     path = pack.path.with_suffix(".bitmap")
     write_file(path, data)
     return path
+
+
+def write_multi_pack_index(
+    store: ObjectStore,
+    packs: Sequence[PackFile],
+    tips: Iterable[bytes],
+    *,
+    preferred: PackFile | None = None,
+    tick: Tick = _no_tick,
+) -> Path:
+    """Write the multi-pack-index of packs of one directory, and its bitmap, if any tip has all that it
+    reaches in them. Returns the path of the index.
+
+    Each is in place at once or not at all, the bitmap first; bitmaps of other indexes are removed.
+    `preferred` is the largest pack, if none is given.
+
+    Raises:
+        FileExistsError: somebody else is at it (multi-pack-index.lock).
+        OSError: they can't be written.
+        PackError: there are no packs, or an object is broken.
+    """
+    fmt = store.format
+    if not packs:
+        raise PackError("a multi-pack-index needs packs")
+    preferred = preferred or max(packs, key=lambda pack: pack.count)
+    index = write_midx(packs, fmt, preferred=preferred)
+    checksum = index[-fmt.raw_len :]
+    directory = packs[0].path.parent
+    whole = PackMap(pack_order(packs, preferred), fmt.raw_len)
+    names = sorted({pack.name_at(position) for pack in whole.packs for position in range(pack.count)})
+    # A number becomes a bit when it is its object's: of objects that are in several packs only one is.
+    numbers = array("I", sorted(number for number in whole.numbers_of(names) if number is not None))
+    places = array("I", bytes(4 * whole.total))
+    for bit, number in enumerate(numbers):
+        places[number] = bit
+
+    def in_order(bits: bytes | bytearray) -> bytearray:
+        out = bytearray((len(numbers) + 63) // 64 * 8)
+        spread(bytes(bits), memoryview(places), out)
+        return out
+
+    found = _reach_all(store, whole, select_commits(store, tips), tick)
+    path = directory / f"multi-pack-index-{checksum.hex()}.bitmap"
+    if found is not None:
+        commits, growing = found
+        own = whole.bits_of(numbers)
+        types = []
+        for kind in (COMMIT, TREE, BLOB, TAG):
+            bits = whole.of_type(kind)
+            combine("and", bits, own)
+            types.append(in_order(bits))
+        rows = [
+            (bisect_left(names, raw_oid), partial(_ordered, in_order, growing, number))
+            for raw_oid, number in commits
+        ]
+        write_file(path, format_bitmap(rows, types, checksum, fmt))
+    target = directory / "multi-pack-index"
+    write_file(target, index, temporary=directory / "multi-pack-index.lock")
+    for old in directory.glob("multi-pack-index-*"):
+        if old.suffix in (".bitmap", ".rev") and old != path:
+            old.unlink(missing_ok=True)
+    return target
+
+
+def _ordered(in_order: Callable[[bytearray], bytearray], growing: "_Growing", number: int) -> bytearray:
+    return in_order(growing.bits(number))
 
 
 def _reach_all(

@@ -19,7 +19,7 @@ from gitsmart.pack.chunkfile import is_intact, read_chunks, write_chunks
 from gitsmart.pack.objects import ObjectFormat
 from gitsmart.pack.packfile import PackFile, map_file
 
-__all__ = ["MultiPackIndex", "read_midx", "write_midx"]
+__all__ = ["MultiPackIndex", "pack_order", "read_midx", "write_midx"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,11 +103,18 @@ def _read_rev(path: Path, count: int, checksum: bytes, raw_len: int) -> memoryvi
     return data[12 : 12 + 4 * count]
 
 
+def pack_order(packs: Sequence[PackFile], preferred: PackFile) -> list[PackFile]:
+    """Return packs in the order in which their objects' bits are: the preferred one, then by name."""
+    rest = sorted((pack for pack in packs if pack is not preferred), key=lambda pack: pack.path.stem)
+    return [preferred, *rest]
+
+
 def write_midx(packs: Sequence[PackFile], fmt: ObjectFormat, *, preferred: PackFile | None = None) -> bytes:
     """Make the multi-pack-index of packs that lie in one directory, with the order of bits in it.
 
-    An object that is in several packs counts as `preferred`'s, else as that of the first in `packs`. Memory:
-    some 200 bytes an object.
+    An object that is in several packs counts as that of `preferred` (the first of `packs`, if none is given),
+    else as that of the pack whose name comes first. So bits are in the order of `pack_order`. Memory: some
+    200 bytes an object.
 
     Raises:
         PackError: there are no packs, or one has entries behind 4 GiB that its index can't tell.
@@ -118,7 +125,7 @@ def write_midx(packs: Sequence[PackFile], fmt: ObjectFormat, *, preferred: PackF
     by_name = sorted(packs, key=lambda pack: pack.path.stem)
     number = {pack.serial: at for at, pack in enumerate(by_name)}
     preferred = preferred or packs[0]
-    ordered = [preferred, *(pack for pack in packs if pack is not preferred)]
+    ordered = pack_order(packs, preferred)
     entries: dict[bytes, tuple[int, int]] = {}
     for pack in ordered:
         at = number[pack.serial]

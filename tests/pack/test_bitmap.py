@@ -10,7 +10,7 @@ import pytest
 
 from gitsmart.errors import PackError
 from gitsmart.pack import bitmap as module
-from gitsmart.pack.bitmap import BitmapFile, bitmaps_of, select_commits, write_bitmap
+from gitsmart.pack.bitmap import BitmapFile, bitmaps_of, select_commits, write_bitmap, write_multi_pack_index
 from gitsmart.pack.midx import read_midx, write_midx
 from gitsmart.pack.objects import BLOB, COMMIT, SHA1, SHA256, TAG, TREE, ObjectFormat
 from gitsmart.pack.packfile import map_file
@@ -213,3 +213,27 @@ def test_our_multi_pack_index_is_accepted_by_git(several: dict[ObjectFormat, His
                     read_midx(directory, fmt)
     with pytest.raises(PackError, match="needs packs"):
         write_midx([], SHA1)
+
+
+def test_our_multi_pack_bitmap_is_accepted_by_git(
+    native: bool, several: dict[ObjectFormat, History], copy: Copy
+) -> None:
+    for history in several.values():
+        history, store = copy(history)
+        tips = history.oids("--all")
+        old = history.path / "objects/pack/multi-pack-index-00.bitmap"
+        old.write_bytes(b"")
+        write_multi_pack_index(store, store.packs(), tips)
+        assert not old.exists()
+        history.git("multi-pack-index", "verify")
+        for tip in history.oids(f"refs/heads/c{history.marks}", "refs/heads/c70"):
+            history.git("rev-list", "--test-bitmap", tip.hex())
+        history.git("fsck")
+        store.refresh()
+        check_bitmaps(history, store)
+        lock = history.path / "objects/pack/multi-pack-index.lock"
+        lock.write_bytes(b"")
+        with pytest.raises(FileExistsError):
+            write_multi_pack_index(store, store.packs(), tips)
+    with pytest.raises(PackError, match="needs packs"):
+        write_multi_pack_index(store, [], tips)
