@@ -24,7 +24,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 
 from benchmarks.peers import Gitsmart, HttpBackend, Peer, Sampler, Unavailable, environ
@@ -167,7 +169,7 @@ class Bench:
 # --- the cases: prepare(bench, peer) -> what is measured
 
 
-Action = Callable[[], None]
+Action = Callable[[], object]
 
 
 def _raw(peer: Peer, method: str, path: str, body: bytes | None, headers: dict[str, str]) -> int:
@@ -214,6 +216,120 @@ def clone_raw(bench: Bench, peer: Peer) -> Iterator[Action]:
 
     while True:
         yield action
+
+
+def _fetch_body(wants: list[str], *arguments: str) -> bytes:
+    lines = [_pkt("command=fetch"), b"0001", _pkt("ofs-delta"), _pkt("thin-pack"), _pkt("no-progress")]
+    lines += [_pkt(f"want {want}\n") for want in wants] + [_pkt(f"{text}\n") for text in arguments]
+    return b"".join([*lines, _pkt("done\n"), b"0000"])
+
+
+def _fetch(peer: Peer, repo: str, body: bytes) -> int:
+    return _raw(peer, "POST", f"/{repo}/git-upload-pack", body, _headers("git-upload-pack", 2))
+
+
+def _dropped_in(bench: Bench, peer: Peer, *, arguments: tuple[str, ...] = ()) -> Iterator[Action]:
+    """Each time another repository, that no server has seen, without bitmap and commit-graph."""
+    body = _fetch_body(bench.tips, *arguments)
+    for number in count(len(list(peer.root.glob("first-*.git")))):
+        target = peer.root / f"first-{number}.git"
+        shutil.copytree(bench.source, target, copy_function=os.link)
+        for path in (*target.glob("objects/pack/*.bitmap"), *target.glob("objects/info/commit-graph*")):
+            path.unlink()
+        yield lambda target=target: _fetch(peer, target.name, body)  # type: ignore[misc]
+
+
+def clone_first_raw(bench: Bench, peer: Peer) -> Iterator[Action]:
+    return _dropped_in(bench, peer)
+
+
+def _warm(bench: Bench, peer: Peer, *arguments: str) -> Iterator[Action]:
+    tips = [bench.git("rev-parse", bench.branch, cwd=bench.source)]
+    body = _fetch_body(tips, *arguments)
+    while True:
+        yield lambda: _fetch(peer, "bench.git", body)
+
+
+def shallow_raw(bench: Bench, peer: Peer) -> Iterator[Action]:
+    return _warm(bench, peer, "deepen 1")
+
+
+def blobless_raw(bench: Bench, peer: Peer) -> Iterator[Action]:
+    return _warm(bench, peer, "filter blob:none")
+
+
+def shallow_first_raw(bench: Bench, peer: Peer) -> Iterator[Action]:
+    return _dropped_in(bench, peer, arguments=("deepen 1",))
+
+
+def blobless_first_raw(bench: Bench, peer: Peer) -> Iterator[Action]:
+    return _dropped_in(bench, peer, arguments=("filter blob:none",))
+
+
+def clone_after_push_raw(bench: Bench, peer: Peer) -> Iterator[Action]:
+    """Each time the first clone after one more commit."""
+    path = peer.root / "moving.git"
+    bench.git("clone", "-q", "--mirror", "--no-local", bench.source, path)
+    bench.git("repack", "-adq", "--write-bitmap-index", cwd=path)
+    for number in range(1_000_000):
+        tree = bench.git("rev-parse", f"{bench.branch}^{{tree}}", cwd=path)
+        new = bench.git("commit-tree", "-p", bench.branch, "-m", f"{number}", tree, cwd=path)
+        bench.git("update-ref", f"refs/heads/{bench.branch}", new, cwd=path)
+        tips = sorted({line.split()[0] for line in bench.git("for-each-ref", cwd=path).splitlines()})
+        body = _fetch_body(tips)
+        yield lambda body=body: _fetch(peer, "moving.git", body)  # type: ignore[misc]
+
+
+def herd_raw(bench: Bench, peer: Peer) -> Iterator[Action]:
+    """48 clients at once, each with a clone of a repository of some 12 MB."""
+    path = peer.root / "herd.git"
+    keep = min(
+        700, int(bench.git("rev-list", "--count", "--first-parent", bench.branch, cwd=bench.source)) - 1
+    )
+    oldest = bench.git("rev-list", "--first-parent", bench.branch, cwd=bench.source).splitlines()[-keep]
+    bench.git("init", "-q", "--bare", path)
+    bench.git("fetch", "-q", bench.source, f"{oldest}:refs/heads/main", cwd=path)
+    bench.git("repack", "-adq", "--write-bitmap-index", cwd=path)
+    body = _fetch_body([oldest])
+
+    def action() -> None:
+        with ThreadPoolExecutor(48) as pool:
+            sizes = set(pool.map(lambda _: _fetch(peer, "herd.git", body), range(48)))
+        assert len(sizes) == 1 or peer.name != Gitsmart.name
+
+    while True:
+        yield action
+
+
+def _many_refs(bench: Bench, peer: Peer) -> None:
+    path = peer.root / "refs.git"
+    if not path.exists():
+        shutil.copytree(bench.source, path)
+        tip = bench.tips[0]
+        lines = "".join(f"create refs/heads/many/{number:06d} {tip}\n" for number in range(50_000))
+        bench.git("update-ref", "--stdin", cwd=path, input=lines)
+        bench.git("pack-refs", "--all", cwd=path)
+
+
+def _ls_refs(bench: Bench, peer: Peer, *arguments: str) -> Iterator[Action]:
+    _many_refs(bench, peer)
+    lines = [_pkt("command=ls-refs"), b"0001", _pkt("peel"), _pkt("symrefs"), *map(_pkt, arguments), b"0000"]
+    body = b"".join(lines)
+
+    def action() -> None:
+        for _ in range(10):
+            _raw(peer, "POST", "/refs.git/git-upload-pack", body, _headers("git-upload-pack", 2))
+
+    while True:
+        yield action
+
+
+def ls_many_refs_raw(bench: Bench, peer: Peer) -> Iterator[Action]:
+    return _ls_refs(bench, peer)
+
+
+def ls_one_ref_raw(bench: Bench, peer: Peer) -> Iterator[Action]:
+    return _ls_refs(bench, peer, "ref-prefix refs/heads/many/000777\n")
 
 
 def fetch_nothing(bench: Bench, peer: Peer) -> Iterator[Action]:
@@ -323,6 +439,18 @@ def push_big_git(bench: Bench, peer: Peer) -> Iterator[Action]:
 CASES: dict[str, tuple[Callable[[Bench, Peer], Iterator[Action]], str]] = {
     "clone": (clone_git, "git clone --bare, protocol v2"),
     "clone-raw": (clone_raw, "the same request from a client that only counts bytes"),
+    "clone-first-raw": (
+        clone_first_raw,
+        "of a repository dropped in just now, without bitmap",
+    ),
+    "clone-push-raw": (clone_after_push_raw, "the first clone after one more commit"),
+    "shallow-raw": (shallow_raw, "depth 1, second and later"),
+    "shallow-first-raw": (shallow_first_raw, "depth 1 of a repository dropped in just now"),
+    "blobless-raw": (blobless_raw, "filter blob:none, second and later"),
+    "blobless-first-raw": (blobless_first_raw, "filter blob:none of a repository dropped in just now"),
+    "herd-48-raw": (herd_raw, "48 clones at once of a small repository"),
+    "ls-50000-raw": (ls_many_refs_raw, "10 times ls-refs of 50,000 refs"),
+    "ls-1-of-50000-raw": (ls_one_ref_raw, "10 times ls-refs of one of 50,000 refs"),
     "fetch-noop": (fetch_nothing, "git fetch with nothing new"),
     "fetch-50-raw": (fetch_some_raw, "50 commits behind, from a client that only counts bytes"),
     "ls-refs-raw": (ls_refs_raw, "10 times v2 info/refs and ls-refs"),
