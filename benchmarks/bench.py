@@ -149,6 +149,7 @@ class Bench:
         for name, value in [
             ("core.fsync", "committed,derived-metadata,reference"),
             ("http.receivepack", "true"),
+            ("uploadpack.allowFilter", "true"),
             ("receive.denyDeletes", "false"),
         ]:
             self.git("config", name, value, cwd=self.source)
