@@ -323,6 +323,14 @@ class CacheFile:
             self.view(self.data_bytes - raw_len, raw_len)
         )
 
+    def is_all_of(self, base: Body | None) -> bool:
+        """Whether the pack is one of the repository's, just as it lies there."""
+        return (
+            isinstance(base, PackBody)
+            and base.head == self.pack_head
+            and self.view(0, self.size) == base.pack.checksum
+        )
+
     def contains(self, raw_oid: bytes) -> bool:
         """Whether an object is in data."""
         raw_len, oids = self.format.raw_len, self._oids

@@ -72,7 +72,7 @@ _CANDIDATES: Final = 4
 _RECHECKED: Final = 10_000
 _ATTEMPTS: Final = 3
 
-_FILE_NAME = re.compile(r"[0-9a-f]{16}-[0-9a-f]{32}\.(pack|part|wait)")
+_FILE_NAME = re.compile(r"[0-9a-f]{16}-[0-9a-f]{32}\.(pack|part|wait|ok)")
 _DIRECTORY_NAME = re.compile(r"[0-9a-f]{32}")
 
 
@@ -653,7 +653,7 @@ class PackCache:
             try:
                 path = self._path(pack.key, digest, "pack")
                 file.complete(facts, path)
-                self._checked[digest] = file.identity()
+                self._note_checked(digest, file)
                 self._remove_wait(pack.key, digest)
             except OSError as error:
                 _logger.info("the clone cache keeps no copy of a pack: %s", error.strerror or error)
@@ -732,10 +732,7 @@ class PackCache:
                 os.unlink(path)  # what it was built on is gone
             return None
         try:
-            if self._checked.get(digest) != file.identity():
-                if not file.check_pack(None if base is None else base.body):
-                    raise PackError("a pack in the clone cache has the wrong checksum")
-                self._note_checked(digest, file)
+            self._check(digest, file, None if base is None else base.body)
         except PackError as error:
             self._discard(path, error)
             return None
@@ -746,10 +743,30 @@ class PackCache:
         pack.stats, pack.is_complete = file.stats, True
         return pack
 
+    def _check(self, digest: bytes, file: CacheFile, base: Body | None) -> None:
+        """Compute the checksum of a whole pack, unless some process has since the machine was started.
+
+        Raises:
+            PackError: it is wrong.
+        """
+        identity = file.identity()
+        if self._checked.get(digest) == identity or file.is_all_of(base):
+            return
+        mark = _mark(identity)
+        if mark is None or _read(_ok_path(file.path)) != mark:
+            if not file.check_pack(base):
+                raise PackError("a pack in the clone cache has the wrong checksum")
+            self._note_checked(digest, file)
+        self._checked[digest] = identity
+
     def _note_checked(self, digest: bytes, file: CacheFile) -> None:
         if len(self._checked) >= _RECHECKED:
             self._checked.clear()
-        self._checked[digest] = file.identity()
+        identity = self._checked[digest] = file.identity()
+        mark = _mark(identity)
+        if mark is not None:
+            with contextlib.suppress(OSError), open(_ok_path(file.path), "wb") as ok:
+                ok.write(mark)
 
     def _discard(self, path: str, error: Exception) -> None:
         _logger.warning("dropped a file from the clone cache: %s", error)
@@ -784,10 +801,7 @@ class PackCache:
             file = CacheFile.open_complete(path, digest, key.format)
             if file.base_kind != BASE_NONE:
                 return None
-            if self._checked.get(digest) != file.identity():
-                if not file.check_pack(None):
-                    raise PackError("a pack in the clone cache has the wrong checksum")
-                self._note_checked(digest, file)
+            self._check(digest, file, None)
         except OSError:
             return None
         except PackError as error:
@@ -972,8 +986,11 @@ class PackCache:
         for folder in self._folders() if self.directory is not None else ():
             with contextlib.suppress(OSError), os.scandir(folder) as entries:
                 for entry in list(entries):
-                    if _FILE_NAME.fullmatch(entry.name) and not entry.name.endswith(".pack"):
-                        count += _remove_unlocked(entry.path)
+                    if not _FILE_NAME.fullmatch(entry.name) or entry.name.endswith(".pack"):
+                        continue
+                    if entry.name.endswith(".ok") and os.path.exists(entry.path[:-2] + "pack"):
+                        continue
+                    count += _remove_unlocked(entry.path)
             with contextlib.suppress(OSError):
                 os.rmdir(folder)  # when it is empty
         self.evict()
@@ -1006,6 +1023,25 @@ def _restore(directory: str | None, limit_bytes: int, repository_bytes: int) -> 
     return PackCache.at(path, limit_bytes=limit_bytes, repository_bytes=repository_bytes)
 
 
+def _ok_path(path: str) -> str:
+    """Where it is noted that a file was checked."""
+    return path.removesuffix("pack") + "ok"
+
+
+def _mark(identity: tuple[int, ...]) -> bytes | None:
+    """What is noted: which file it was, and since which start of the machine its bytes are in good hands."""
+    boot = _read("/proc/sys/kernel/random/boot_id")
+    return None if boot is None else b"%b %b\n" % (boot.strip(), b" ".join(b"%d" % part for part in identity))
+
+
+def _read(path: str) -> bytes | None:
+    try:
+        with open(path, "rb") as file:
+            return file.read(4096)
+    except OSError:
+        return None
+
+
 def _files(folder: str) -> Iterator[tuple[int, int, str]]:
     """Give each complete file's time of last use, its size on the disk and its path."""
     with os.scandir(folder) as entries:
@@ -1022,8 +1058,9 @@ def _shrink(entries: list[tuple[int, int, str]], limit_bytes: int) -> int:
     removed = 0
     while entries and total - removed > limit_bytes:
         _, size, path = entries.pop(0)
-        with contextlib.suppress(OSError):
-            os.unlink(path)
+        for name in (path, _ok_path(path)):
+            with contextlib.suppress(OSError):
+                os.unlink(name)
         removed += size
     return removed
 

@@ -77,7 +77,8 @@ def open_stream(cache: PackCache, make: Make, key: PackKey = KEY, *, shared: boo
 
 def files(cache: PackCache) -> list[str]:
     assert cache.directory is not None
-    return sorted(path.name[-5:] for path in Path(cache.directory).glob("*/*"))
+    paths = Path(cache.directory).glob("*/*")
+    return sorted(path.suffix for path in paths if path.suffix != ".ok")
 
 
 def settle() -> None:
@@ -294,7 +295,9 @@ def test_a_damaged_file_is_never_served(
         read(stream)
     settle()
     (path,) = tmp_path.glob("*/*.pack")
+    before = path.stat()
     path.write_bytes(damage(path.read_bytes()))
+    assert path.stat().st_mtime_ns > before.st_mtime_ns
     later = PackCache(tmp_path, limit_bytes=1 << 30, repository_bytes=1 << 30)
     with open_stream(later, maker) as stream:
         assert read(stream) == maker.pack
@@ -303,6 +306,32 @@ def test_a_damaged_file_is_never_served(
     assert maker.calls == 2
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     caplog.clear()
+
+
+def test_a_file_is_checked_once_after_a_start_of_the_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checks: list[bool] = []
+    check = CacheFile.check_pack
+
+    def checking(self: CacheFile, base: object) -> bool:
+        checks.append(True)
+        return check(self, None)
+
+    monkeypatch.setattr(CacheFile, "check_pack", checking)
+    maker = Maker()
+
+    def clone() -> int:
+        with open_stream(PackCache(tmp_path, limit_bytes=1 << 30, repository_bytes=1 << 30), maker) as stream:
+            assert read(stream) == maker.pack
+        settle()
+        return len(checks)
+
+    assert [clone(), clone()] == [0, 0]
+    (ok,) = tmp_path.glob("*/*.ok")
+    ok.write_bytes(b"of another start" + ok.read_bytes())
+    assert [clone(), clone()] == [1, 1]
+    assert maker.calls == 1
 
 
 OTHER = """
