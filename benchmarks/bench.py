@@ -306,10 +306,11 @@ def _many_refs(bench: Bench, peer: Peer) -> None:
     path = peer.root / "refs.git"
     if not path.exists():
         shutil.copytree(bench.source, path)
-        tip = bench.tips[0]
-        lines = "".join(f"create refs/heads/many/{number:06d} {tip}\n" for number in range(50_000))
-        bench.git("update-ref", "--stdin", cwd=path, input=lines)
-        bench.git("pack-refs", "--all", cwd=path)
+        packed = path / "packed-refs"  # written here: git takes minutes for so many
+        header, *lines = packed.read_text().replace("\n^", "^").splitlines()
+        lines += [f"{bench.tips[0]} refs/heads/many/{number:06d}" for number in range(50_000)]
+        lines.sort(key=lambda line: line.split()[1].partition("^")[0])
+        packed.write_text("\n".join([header, *lines, ""]).replace("^", "\n^"))
 
 
 def _ls_refs(bench: Bench, peer: Peer, *arguments: str) -> Iterator[Action]:

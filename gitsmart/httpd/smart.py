@@ -535,13 +535,14 @@ def admit(
             can_authenticate=can_authenticate,
         )
     repo = site.root.open(name)
+    config = repo.config
     decide(
         actor,
         service,
-        uploadpack=repo.config.get_bool("http.uploadpack"),
-        receivepack=repo.config.get_bool("http.receivepack"),
-        getanyfile=repo.config.get_bool("http.getanyfile"),
-        uploadarchive=repo.config.get_bool("http.uploadarchive"),
+        uploadpack=config.get_bool("http.uploadpack"),
+        receivepack=config.get_bool("http.receivepack"),
+        getanyfile=config.get_bool("http.getanyfile"),
+        uploadarchive=config.get_bool("http.uploadarchive"),
         anonymous=site.anonymous,
         can_authenticate=can_authenticate,
     )

@@ -178,7 +178,7 @@ class RepositoryRoot:
                 git_dir = parent / candidate
                 if not _is_git_dir(git_dir):
                     continue
-                real = Path(os.path.realpath(git_dir))
+                real = self._real(git_dir)
                 relative = self._relative_if_servable(real)
                 if relative is None or not self._keeps_inside(real):
                     return None
@@ -213,9 +213,19 @@ class RepositoryRoot:
         if os.path.lexists(git_dir / "commondir"):
             return False
         for part in ("objects", "refs", "reftable"):
-            if self.path not in Path(os.path.realpath(git_dir / part)).parents:
+            path = f"{git_dir}/{part}"
+            if os.path.islink(path) and self.path not in Path(os.path.realpath(path)).parents:
                 return False
         return True
+
+    def _real(self, path: Path) -> Path:
+        """The real path of one below the root: itself, if no part of it is a link, which is quick to see."""
+        at = str(self.path)
+        for part in path.relative_to(self.path).parts:
+            at = f"{at}/{part}"
+            if os.path.islink(at):
+                return Path(os.path.realpath(path))
+        return path
 
     def _handle(self, name: str, git_dir: Path) -> Repository:
         try:

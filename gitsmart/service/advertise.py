@@ -159,28 +159,29 @@ def v2_capabilities(repo: Repository, features: Features, options: ServiceOption
 def _v0_capabilities(
     repo: Repository, snapshot: RefSnapshot, service: ServiceName, options: ServiceOptions, *, stateless: bool
 ) -> bytes:
+    config = repo.config
     if service == "git-receive-pack":
         words = [_RECEIVE_PACK]
-        if repo.config.get_bool("receive.advertiseAtomic", True):
+        if config.get_bool("receive.advertiseAtomic", True):
             words.append(b"atomic")
         words.append(b"ofs-delta")
-        nonces = NonceIssuer.of(repo.config, repo.name, repo.format)
+        nonces = NonceIssuer.of(config, repo.name, repo.format)
         if nonces is not None:
             words.append(b"push-cert=" + nonces.issue(int(time.time())))
         # git's default is off; hooks that don't look at the options lose nothing by their being offered
-        if repo.config.get_bool("receive.advertisePushOptions", True):
+        if config.get_bool("receive.advertisePushOptions", True):
             words.append(b"push-options")
-        if repo.config.get_bool("transfer.advertiseSID", False):
+        if config.get_bool("transfer.advertiseSID", False):
             words.append(b"session-id=" + options.session_id)
         return b"%b object-format=%b agent=%b" % (b" ".join(words), repo.format.name, options.agent)
-    words = [_UPLOAD_PACK, *read_want_policy(repo.config).v0_capabilities]
+    words = [_UPLOAD_PACK, *read_want_policy(config).v0_capabilities]
     if stateless:
         words.append(b"no-done")
     if snapshot.head is not None and snapshot.head_target is not None:
         words.append(b"symref=HEAD:" + snapshot.head_target)
-    if repo.config.get_bool("uploadpack.allowFilter", True):
+    if config.get_bool("uploadpack.allowFilter", True):
         words.append(b"filter")
-    if repo.config.get_bool("transfer.advertiseSID", False):
+    if config.get_bool("transfer.advertiseSID", False):
         words.append(b"session-id=" + options.session_id)
     return b"%b object-format=%b agent=%b" % (b" ".join(words), repo.format.name, options.agent)
 
