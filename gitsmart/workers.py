@@ -32,7 +32,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar, cast
 
 from gitsmart.errors import Disconnected, GitsmartError, TimedOut, Unavailable
 
@@ -178,6 +178,7 @@ class Exchange:
         self._response = _Pipe()
         self._response_ended = False
         self._failed = False
+        self._outcome: tuple[bool, object] | None = None  # set before `_response_ended`
         self._flushed = False  # all that is queued may cross, however little it is
         self._splitting = False  # a write is half across
         self._keepalive: tuple[bytes, float] | None = None
@@ -367,8 +368,10 @@ class Exchange:
                 raise self.broken
             result = service(WorkerChannel(self))
         except BaseException as error:
+            self._outcome = (False, error)
             self._end(error)
             raise
+        self._outcome = (True, result)
         self._end(None)
         return result
 
@@ -652,7 +655,7 @@ class Workers:
             if exchange.broken is not None and job.cancel():
                 raise failure or exchange.broken
             try:
-                result = await asyncio.wrap_future(job)
+                result = await self._result_of(job, exchange)
             except Exception:
                 if failure is not None:
                     raise failure from None
@@ -665,6 +668,18 @@ class Workers:
             exchange._close()
             self._running.discard(exchange)
             self.high_bytes = max(self.high_bytes, exchange.request_high_bytes + exchange.response_high_bytes)
+
+    @staticmethod
+    async def _result_of(job: "Future[T]", exchange: Exchange) -> T:
+        """What the service returned or raised: it's there when the response has ended."""
+        outcome = exchange._outcome
+        if outcome is None:
+            return await asyncio.wrap_future(job)
+        is_well, value = outcome
+        if not is_well:
+            assert isinstance(value, BaseException)
+            raise value
+        return cast(T, value)
 
     def abort_all(self, reason: Disconnected | None = None) -> None:
         """Break the pipes of every request under way."""
