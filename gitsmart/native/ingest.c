@@ -73,6 +73,9 @@ enum {
     E_OS = 25
 };
 
+/* glibc keeps what was freed in pieces until it is told */
+extern int malloc_trim(size_t) __attribute__((weak));
+
 #define MAX_RAW 32
 #define READY_BYTES (6 << 20)
 #define HELD_BYTES (6 << 20)
@@ -90,6 +93,7 @@ enum {
 #define REFS_START (1 << 12)
 #define REFS_MOST (1 << 18)
 #define GROW_STEP (1 << 16)
+#define OWN_FILED (1 << 18)
 
 /* --- what Python gives, and what it reads */
 
@@ -176,7 +180,7 @@ struct engine {
         uint64_t place;
     } regions[8];
     int region_count;
-    uint64_t backed, capacity;
+    uint64_t backed, capacity, file_end;
 
     pthread_mutex_t lock, big;
     pthread_cond_t ready_cond;
@@ -199,6 +203,7 @@ struct engine {
     /* raw oid -> index + 1, of resolved objects */
     uint32_t *own;
     uint64_t own_mask, own_count;
+    int own_is_filed;
     /* files named .gitmodules (1) and .gitattributes (2): a byte and a raw oid each */
     uint8_t *special;
     size_t special_count, special_room;
@@ -331,9 +336,7 @@ static uint8_t *allocate(size_t size)
 static void *reserve(struct engine *e, size_t width)
 {
     size_t length = (width * (e->capacity + 1) + 0xffff) & ~(size_t)0xffff;
-    uint64_t place = 0;
-    for (int i = 0; i < e->region_count; i++)
-        place += e->regions[i].length;
+    uint64_t place = e->file_end;
     void *address;
     if (e->c.array_fd >= 0)
         address = ftruncate(e->c.array_fd, (off_t)(place + length))
@@ -348,6 +351,7 @@ static void *reserve(struct engine *e, size_t width)
     e->regions[e->region_count].width = width;
     e->regions[e->region_count].place = place;
     e->region_count++;
+    e->file_end += length;
     return address;
 }
 
@@ -384,6 +388,10 @@ GS_API struct engine *gs_ingest_new(const struct gs_config *config)
     pthread_mutex_init(&e->lock, NULL);
     pthread_mutex_init(&e->big, NULL);
     pthread_cond_init(&e->ready_cond, NULL);
+    if (config->array_fd >= 0 && (e->c.array_fd = fcntl(config->array_fd, F_DUPFD_CLOEXEC, 0)) < 0) {
+        free(e);
+        return NULL;
+    }
     e->own_mask = (1 << 12) - 1;
     e->own = calloc(e->own_mask + 1, sizeof *e->own);
     if (!e->own || !(e->offsets = reserve(e, 8)) || !(e->names = reserve(e, e->raw_len)) ||
@@ -544,12 +552,35 @@ static int64_t own_find(const struct engine *e, const uint8_t *name)
     return (int64_t)*own_slot(e, name) - 1;
 }
 
+static void own_free(struct engine *e)
+{
+    if (e->own_is_filed)
+        munmap(e->own, (e->own_mask + 1) * sizeof *e->own);
+    else
+        free(e->own);
+}
+
+static uint32_t *own_in_file(struct engine *e, uint64_t size)
+{
+    size_t length = size * sizeof *e->own;
+    if (ftruncate(e->c.array_fd, (off_t)(e->file_end + length)) ||
+        posix_fallocate(e->c.array_fd, (off_t)e->file_end, (off_t)length))
+        return NULL;
+    void *found =
+        mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_SHARED, e->c.array_fd, (off_t)e->file_end);
+    if (found == MAP_FAILED)
+        return NULL;
+    e->file_end += length;
+    return found;
+}
+
 static int own_reserve(struct engine *e)
 {
     if (e->own_count * 10 < (e->own_mask + 1) * 6)
         return 0;
     uint64_t size = (e->own_mask + 1) * 2;
-    uint32_t *grown = calloc(size, sizeof *grown), *old = e->own;
+    int is_filed = e->c.array_fd >= 0 && size >= OWN_FILED;
+    uint32_t *grown = is_filed ? own_in_file(e, size) : calloc(size, sizeof *grown), *old = e->own;
     if (!grown)
         return -1;
     for (uint64_t i = 0; i <= e->own_mask; i++) {
@@ -560,9 +591,10 @@ static int own_reserve(struct engine *e)
             at = (at + 1) & (size - 1);
         grown[at] = old[i];
     }
+    own_free(e);
     e->own = grown;
     e->own_mask = size - 1;
-    free(old);
+    e->own_is_filed = is_filed;
     return 0;
 }
 
@@ -965,6 +997,11 @@ static int add_entry_ref(struct worker *w, const struct tree_entry *entry)
     return entry->kind ? add_ref(w, entry->kind, entry->oid) : 0;
 }
 
+static int begins_with(const struct tree_entry *entry, const struct tree_entry *start)
+{
+    return entry->len >= start->len && !memcmp(entry->name, start->name, start->len);
+}
+
 /* A tree's entries, all of them. 0: read, o->ends is set, o->is_plain says whether fsck is content; 1: Python
  * must read it; -1: out of memory. */
 static int read_tree(struct worker *w, struct object *o, int has_fsck, int notes)
@@ -973,7 +1010,8 @@ static int read_tree(struct worker *w, struct object *o, int has_fsck, int notes
     const uint8_t *p = o->data, *limit = o->data + o->size;
     size_t room = o->size / (e->raw_len + 8) + 1; /* an entry has a mode, a blank, a name, a NUL, an oid */
     struct tree_entry before = {0}, entry;
-    struct tree_entry candidates[8]; /* files `a` that a folder `a` may follow, with others between them */
+    /* Files `a` that a folder `a` may follow, with others between them: each begins with the one before */
+    struct tree_entry candidates[16];
     int candidate_count = 0, is_plain = 1;
     uint32_t *ends = malloc(room * sizeof *ends + 4);
     uint32_t count = 0;
@@ -997,11 +1035,13 @@ static int read_tree(struct worker *w, struct object *o, int has_fsck, int notes
                 return -1;
             }
             if (is_plain && start != o->data) {
+                while (candidate_count && !begins_with(&entry, &candidates[candidate_count - 1]))
+                    candidate_count--;
                 if (compare_entries(&before, &entry) >= 0)
                     is_plain = 0;
                 else if (before.kind != TREE && entry.len > before.len && entry.name[before.len] < '/' &&
                          !memcmp(entry.name, before.name, before.len)) {
-                    if (candidate_count == 8)
+                    if (candidate_count == 16)
                         is_plain = 0;
                     else
                         candidates[candidate_count++] = before;
@@ -1054,11 +1094,6 @@ static uint32_t ends_within(const uint32_t *ends, uint32_t from, uint32_t count,
 static void entry_at(const struct object *o, size_t raw_len, uint32_t number, struct tree_entry *entry)
 {
     read_entry(o->data + (number ? o->ends[number - 1] : 0), o->data + o->size, raw_len, entry);
-}
-
-static int begins_with(const struct tree_entry *entry, const struct tree_entry *start)
-{
-    return entry->len >= start->len && !memcmp(entry->name, start->name, start->len);
 }
 
 /* Whether a tree is plain that differs from a plain one in the entries w->fresh[0..count], each of them an
@@ -2490,6 +2525,8 @@ GS_API void gs_ingest_clear(struct engine *e)
     while (e->oldest)
         cache_evict(e, e->oldest);
     pthread_mutex_unlock(&e->lock);
+    if (malloc_trim && e->c.total > 10000)
+        malloc_trim(0);
 }
 
 /* --- facts */
@@ -2614,13 +2651,18 @@ GS_API void gs_ingest_free(struct engine *e)
         }
     free(e->awaited);
     free(e->late);
-    free(e->own);
+    if (e->own)
+        own_free(e);
     free(e->special);
     free(e->outside);
     if (e->refs_fd >= 0)
         close(e->refs_fd);
+    if (e->c.array_fd >= 0)
+        close(e->c.array_fd);
     for (int i = 0; i < e->region_count; i++)
         munmap(e->regions[i].address, e->regions[i].length);
+    if (e->c.directory && malloc_trim && e->c.total > 10000)
+        malloc_trim(0);
     free((void *)e->c.directory);
     pthread_mutex_destroy(&e->lock);
     pthread_mutex_destroy(&e->big);

@@ -8,11 +8,11 @@ The C code (native/ingest.c) takes commits and trees as git writes them, and lea
 functions that indexer.py uses: what is odd or hostile is judged in one place. Entries of 1 MiB and more are
 inflated here, piece by piece; blobs among these are never whole in memory.
 
-Memory: 32 MiB of cached bases, 12 MiB of objects and deltas in hand, references of 6 MiB for each thread, 7
-bytes an object (names that are known), and the largest delta's base and result once: a second one waits. What
-there is of each object besides (47 bytes) is in a file of the quarantine when the pack has many, as are
-references that find no room. Deltas whose base has not come, and which have no room in the 6 MiB for these,
-are inflated again.
+Memory: 32 MiB of cached bases, 12 MiB of objects and deltas in hand, references of 6 MiB for each thread, what
+malloc makes of these (half as much again), and the largest delta's base and result once: a second one waits.
+What there is of each object (47 bytes, and 7 for finding it by name) is in a file of the quarantine when a pack
+has many, as are references that find no room. Deltas whose base has not come, and that have no room in the
+6 MiB for these, are inflated again. While indexes are written: 9 bytes an object.
 """
 
 import os
@@ -52,7 +52,7 @@ __all__ = ["NativeIngest", "is_possible"]
 _HELPED_BYTES: Final = 8 << 20  # of objects before other threads join: below, starting them costs more
 _HELPERS: Final = min(len(os.sched_getaffinity(0)), 8) - 1
 _HELPED_OBJECTS: Final = 1000  # still to come
-_FILED_OBJECTS: Final = 1 << 19  # from here on the arrays are in a file
+_FILED_OBJECTS: Final = 1 << 17  # from here on the arrays are in a file
 _ODD_BYTES: Final = 4 << 20  # of objects that wait for the main thread
 _STEP_OBJECTS: Final = 128
 _HALF_READY: Final = 3 << 20
@@ -163,7 +163,7 @@ class NativeIngest(Ingest):
             table = engine.Engine(config)
         finally:
             if array_fd >= 0:
-                os.close(array_fd)  # the engine has it mapped
+                os.close(array_fd)  # the engine has its own
         self._engine = table
         self._main = table.worker()
         state = table.state()

@@ -8,6 +8,7 @@ Where we are stricter than git, on purpose: what REF_DELTAs name must be in the 
 """
 
 import contextlib
+import io
 import random
 import shutil
 import struct
@@ -21,8 +22,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gitsmart import native as native_module
-from gitsmart.errors import GitsmartError
+from gitsmart.errors import GitsmartError, PackError
 from gitsmart.pack import indexer_native
+from gitsmart.pack.fsck import Fsck, FsckRules, severities
 from gitsmart.pack.indexer import IngestLimits, ingest_pack
 from gitsmart.pack.objects import BLOB, COMMIT, SHA1, SHA256, TAG, TREE, ObjectFormat
 from gitsmart.pack.store import ObjectStore
@@ -256,3 +258,165 @@ def test_files_are_gits_or_both_refuse(
             assert theirs is not None
     finally:
         shutil.rmtree(directory)
+
+
+# --- what is said of objects, and what they refer to
+
+NAMES = [b"a", b"a.c", b"a-b", b"a0", b"b", b"ab", b"a.c.d", b"z" * 40, b"Makefile"]
+ODD_NAMES = [
+    b".git", b".GIT", b"git~1", b".", b"..", b"a/b", b"a\\b", b".gitmodules", b".gitattributes",
+    b".gitignore", b".mailmap", b".github", b".gitfoo", b"gitmod~1", b".git\xe2\x80\x8c", b"\xe2\x80\x8c.git", b"G~1",
+    b"m~", b".m", b"\xef\xbb\xbf.git", b"a" * 5000,
+]  # fmt: skip
+MODES = [
+    b"100644",
+    b"100755",
+    b"120000",
+    b"160000",
+    b"40000",
+    b"100664",
+    b"040000",
+    b"100600",
+    b"1",
+    b"40755",
+]
+
+
+DEMOTED = [
+    "hasDotgit",
+    "nullSha1",
+    "badFilemode",
+    "duplicateEntries",
+    "treeNotSorted",
+    "hasDot",
+    "hasDotdot",
+    "fullPathname",
+    "badTree",
+    "zeroPaddedFilemode",
+    "missingEmail",
+    "largePathname",
+    "badDate",
+    "badTimezone",
+    "missingSpaceBeforeEmail",
+    "gitmodulesSymlink",
+]
+
+
+def any_tree(
+    chance: random.Random, fmt: ObjectFormat, known: list[bytes]
+) -> list[tuple[bytes, bytes, bytes]]:
+    """Entries: mode, name, raw oid; mostly as git writes them."""
+    found = {}
+    for _ in range(chance.randrange(8)):
+        name = chance.choice(ODD_NAMES if chance.random() < 0.06 else NAMES)
+        mode = chance.choice(MODES if chance.random() < 0.06 else MODES[:5])
+        raw_oid = bytes(fmt.raw_len) if chance.random() < 0.02 else chance.choice(known)
+        found[name if chance.random() < 0.95 else chance.randbytes(2)] = (mode, name, raw_oid)
+    entries = sorted(found.values(), key=lambda entry: entry[1] + b"/" * entry[0].endswith(b"40000"))
+    if chance.random() < 0.05:
+        chance.shuffle(entries)
+    return entries
+
+
+def written_tree(entries: list[tuple[bytes, bytes, bytes]]) -> bytes:
+    return b"".join(b"%b %b\0%b" % entry for entry in entries)
+
+
+def any_commit(chance: random.Random, fmt: ObjectFormat, known: list[bytes]) -> bytes:
+    def maybe(good: bytes, *odd: bytes) -> bytes:
+        return chance.choice(odd) if chance.random() < 0.05 else good
+
+    lines = [b"tree %b\n" % maybe(chance.choice(known).hex().encode(), b"0" * fmt.hex_len, b"ABCD", b"")]
+    lines += [
+        b"parent %b\n" % maybe(chance.choice(known).hex().encode(), b"x")
+        for _ in range(chance.choice([0, 1, 1, 2]))
+    ]
+    for word in (b"author", b"committer"):
+        name = maybe(b"A U Thor ", b"", b"A", b"A <", b"A> ", b"\0 ")
+        date = maybe(b"1234567890", b"0", b"01", b"9" * 18, b"9" * 19, b"", b"x")
+        zone = maybe(b"+0100", b"-1200", b"+100", b"+01000", b"0100")
+        lines.append(
+            maybe(
+                b"%b %b<%b> %b %b\n" % (word, name, maybe(b"a@b", b"", b"a<b", b"a\nb"), date, zone),
+                b"",
+                b"\n",
+            )
+        )
+    return b"".join(lines) + maybe(
+        b"\nmessage\n", b"", b"\n", b"\nnul \0", b"x", b"gpgsig a\n b\n\nm\n", b"\nno newline"
+    )
+
+
+def tree_pack(chance: random.Random, fmt: ObjectFormat) -> bytes:
+    """Trees, whole and as deltas on one another, and commits: some of them as no git writes them."""
+    builder = Builder(fmt)
+    known = [bytes([k]) * fmt.raw_len for k in range(1, 12)]
+    trees: list[tuple[int, list[tuple[bytes, bytes, bytes]]]] = []
+    for _ in range(chance.randrange(1, 12)):
+        if trees and chance.random() < 0.7:
+            place, entries = chance.choice(trees)
+            base = written_tree(entries)
+            entries = list(entries)
+            for _ in range(chance.randrange(1, 3)):
+                at = chance.randrange(len(entries) + 1)
+                new = any_tree(chance, fmt, known)[:1]
+                entries[at : at + chance.randrange(2)] = new
+            if chance.random() < 0.9:
+                entries.sort(key=lambda entry: entry[1] + b"/" * entry[0].endswith(b"40000"))
+            data = written_tree(entries)
+            trees.append((builder.ofs(place, delta_between(chance, base, data)), entries))
+        else:
+            # long enough that a delta is small beside it
+            entries = any_tree(chance, fmt, known)
+            entries += [
+                (b"100644", b"zz%03d" % k, chance.choice(known)) for k in range(chance.choice([0, 10, 40]))
+            ]
+            trees.append((builder.whole(TREE, written_tree(entries)), entries))
+        known.append(name_of(TREE, written_tree(trees[-1][1]), fmt))
+        if chance.random() < 0.5:
+            builder.whole(COMMIT, any_commit(chance, fmt, known))
+    if chance.random() < 0.1:
+        builder.whole(TREE, written_tree(trees[0][1]) + b"100644 broken\0")
+    return builder.pack()
+
+
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(seed=st.integers(0, 1 << 40))
+def test_findings_and_facts_are_the_same_in_c(seed: int, tmp_path: Path) -> None:
+    chance = random.Random(seed)
+    fmt = chance.choice([SHA1, SHA1, SHA256])
+    pack = tree_pack(chance, fmt)
+    strict, bare = chance.random() < 0.5, chance.random() < 0.1
+    levels = [] if chance.random() < 0.5 else [(name, "warn") for name in DEMOTED]
+    found: list[tuple[list[str], list[list[tuple[bytes, int]]]] | None] = []
+    for how in WAYS:
+        lines: list[str] = []
+        rules = FsckRules(
+            severities=severities(levels, strict=strict, warn=lines.append)[0],
+            parse_config=lambda data: iter(()),
+            parse_error=ValueError,
+            is_refname=lambda name: True,
+            tolerate_0664=not strict,
+        )
+        directory = tmp_path / "quarantine"
+        directory.mkdir()
+        try:
+            with way(how):
+                result = ingest_pack(
+                    io.BytesIO(pack).read,
+                    directory,
+                    fmt,
+                    bases=ObjectStore(tmp_path / "none", fmt),
+                    limits=IngestLimits(),
+                    tick=lambda done, total: None,
+                    fsck=None if bare else Fsck(rules, fmt, lines.append),
+                )
+        except PackError:
+            found.append(None)  # which of the bad objects is found first depends on the way
+        else:
+            facts = result.facts
+            parts = (facts.own, facts.outside, facts.conflicting)
+            found.append((sorted(lines), [sorted(part.items()) for part in parts]))
+        finally:
+            shutil.rmtree(directory)
+    assert found[0] == found[1] == found[2]
