@@ -3,9 +3,9 @@
     python benchmarks/ingest.py PACK [--runs N] [--object-format sha256] [--tip OID] [--only WAY]
 
 Each run is a process of its own that reads the pack from a pipe. Printed: medians of wall and CPU seconds
-(user and system, children too), the highest peak resident memory, and how much of it no file backs (sampled
-each 20 ms); ratios to the first way. With `--tip`, git's connectivity check of that commit is a way of its own:
-ours gathers what it needs on the way, so that index-pack with it is what to compare with.
+(user and system, children too), the highest peak resident memory, and how much of it no file backs (of the
+process itself, sampled each 20 ms); ratios to the first way. With `--tip`, git's connectivity check of that
+commit is a way of its own: ours gathers what it needs on the way, so that this is what to compare with.
 Both write and fsync: git fsyncs by its default, ours here as the quarantine does. Objects go to an empty
 repository. The page cache is warm from the first run on.
 """
@@ -75,7 +75,9 @@ def measure(argv: list[str], pack: Path, cwd: Path) -> Run:
     start = time.perf_counter()
     with pack.open("rb") as source:
         feeder = subprocess.Popen(["cat"], stdin=source, stdout=subprocess.PIPE)
-        process = subprocess.Popen(argv, stdin=feeder.stdout, stdout=subprocess.DEVNULL, cwd=cwd)
+        process = subprocess.Popen(
+            argv, stdin=feeder.stdout, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=cwd
+        )
         assert feeder.stdout is not None
         feeder.stdout.close()
         anonymous = 0
@@ -144,9 +146,8 @@ def main() -> None:
         cpu = statistics.median(run.cpu_s for run in done)
         peak = max(run.peak_mb for run in done)
         anonymous = max(run.anonymous_mb for run in done)
-        print(
-            f"{name:32}{wall:9.2f}{cpu:9.2f}{peak:9.0f}{anonymous:9.0f}{wall / base_wall:8.2f}{cpu / base_cpu:8.2f}"
-        )
+        ratios = f"{wall / base_wall:8.2f}{cpu / base_cpu:8.2f}"
+        print(f"{name:32}{wall:9.2f}{cpu:9.2f}{peak:9.0f}{anonymous:9.0f}{ratios}")
 
 
 if __name__ == "__main__":

@@ -8,11 +8,11 @@ The C code (native/ingest.c) takes commits and trees as git writes them, and lea
 functions that indexer.py uses: what is odd or hostile is judged in one place. Entries of 1 MiB and more are
 inflated here, piece by piece; blobs among these are never whole in memory.
 
-Memory: 32 MiB of cached bases, 12 MiB of objects and deltas in hand, references of 6 MiB for each thread, what
-malloc makes of these (half as much again), and the largest delta's base and result once: a second one waits.
-What there is of each object (47 bytes, and 7 for finding it by name) is in a file of the quarantine when a pack
-has many, as are references that find no room. Deltas whose base has not come, and that have no room in the
-6 MiB for these, are inflated again. While indexes are written: 9 bytes an object.
+Memory: 32 MiB of cached bases, 12 MiB of objects and deltas in hand, references of 6 MiB for each thread, all
+that half as much again for malloc, and the largest delta's base and result once: a second one waits. What
+there is of each object (47 bytes, and 7 for finding it by name) is in a file of the quarantine when there are
+many, as are references that find no room. Deltas whose base has not come, and that have no room in the 6 MiB
+for these, are inflated again. While indexes are written: 9 bytes an object.
 """
 
 import os
@@ -442,6 +442,8 @@ class NativeIngest(Ingest):
             self._fsck.expect(is_modules=records[at] == 1, raw_oid=bytes(records[at + 1 : at + stride]))
 
     def _check_known(self) -> None:
+        if self._bases.is_empty():
+            return
         names, raw_len = self._views["names"], self._raw_len
         for start in range(0, self._total, 1024):
             end = min(start + 1024, self._total)

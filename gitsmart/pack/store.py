@@ -300,6 +300,11 @@ class _Directory:
         name = hexlify(raw_oid).decode()
         return os.path.exists(f"{self._prefix}{name[:2]}/{name[2:]}")
 
+    def is_empty(self) -> bool:
+        """Tell whether there is neither a pack, of those known now, nor a directory for loose objects."""
+        self._has_fan(0)
+        return not self._fan and not self.packs
+
     def _has_fan(self, first: int) -> bool:
         """Tell whether there is a directory for loose objects with that first byte; most repositories have
         few."""
@@ -549,6 +554,11 @@ class ObjectStore:
                 self._rescan()
                 found.update(raw_oid for raw_oid in wanted - found if self._find(raw_oid) is not None)
         return found
+
+    def is_empty(self) -> bool:
+        """Tell whether there is no object at all, as in a repository that was just made."""
+        self._rescan()
+        return all(directory.is_empty() for directory in self._directories())
 
     def packs(self) -> tuple[PackFile, ...]:
         """Return all packs that are known now, of all directories; those of `over` last."""

@@ -265,8 +265,8 @@ def test_files_are_gits_or_both_refuse(
 NAMES = [b"a", b"a.c", b"a-b", b"a0", b"b", b"ab", b"a.c.d", b"z" * 40, b"Makefile"]
 ODD_NAMES = [
     b".git", b".GIT", b"git~1", b".", b"..", b"a/b", b"a\\b", b".gitmodules", b".gitattributes",
-    b".gitignore", b".mailmap", b".github", b".gitfoo", b"gitmod~1", b".git\xe2\x80\x8c", b"\xe2\x80\x8c.git", b"G~1",
-    b"m~", b".m", b"\xef\xbb\xbf.git", b"a" * 5000,
+    b".gitignore", b".mailmap", b".github", b".gitfoo", b"gitmod~1", b".git\xe2\x80\x8c",
+    b"\xe2\x80\x8c.git", b"G~1", b"m~", b".m", b"\xef\xbb\xbf.git", b"a" * 5000,
 ]  # fmt: skip
 MODES = [
     b"100644",

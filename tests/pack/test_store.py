@@ -382,3 +382,12 @@ def test_readers_and_repacks_side_by_side(new_history: Any) -> None:
         for thread in threads:
             thread.join()
     assert not failures, failures[:5]
+
+
+def test_is_empty(tangled: History, tmp_path: Path) -> None:
+    fresh = ObjectStore(tmp_path / "objects", SHA1)
+    assert fresh.is_empty()
+    assert not tangled.store().is_empty()
+    assert not ObjectStore(tmp_path / "objects", SHA1, over=tangled.store()).is_empty()
+    (tmp_path / "objects" / "a0").mkdir(parents=True)
+    assert not fresh.is_empty()
