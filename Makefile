@@ -5,7 +5,7 @@
 # make fix         format, and fix what the linter can
 # make native      compile the optional native module anew where its sources changed (make does so by itself)
 # make native-asan the native module's tests under AddressSanitizer and UBSan
-# make bench       measure beside stock Tornado and git-http-backend, or BENCH=one of benchmarks/
+# make bench       measure beside git-http-backend (ARGS="--quick", ARGS="--repo PATH"), or BENCH=another of benchmarks/
 #
 # All of them need python3 (3.11 or newer) with venv, and git; the rest is installed into .venv, and again only when
 # pyproject.toml or the native module's sources change.
@@ -15,7 +15,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 JOBS ?= 2
-BENCH ?= chunked bench
+BENCH ?= bench
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .PHONY: serve test test-fast check fix bench static native native-asan needs clean

@@ -18,7 +18,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks.peers import Gitsmart, environ
+from benchmarks.peers import Gitsmart, environ, tree
 
 
 class Big:
@@ -70,7 +70,7 @@ class Big:
             "wall_s": round(wall, 2),
             "server_cpu_s": round(server.cpu_s() - cpu, 2),
             "server_peak_mib": round(server.high_water_mib(), 1),
-            "server_anonymous_mib": round(anonymous_mib(server.pids()[0]), 1),
+            "server_anonymous_mib": round(sum(map(anonymous_mib, tree(server.pids()[0]))), 1),
             "most_buffered_kib": round(max(buffered, default=0) / 1024, 1),
         }
         self.steps.append(step)

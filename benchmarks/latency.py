@@ -11,164 +11,78 @@ under load, and how much of the load was done meanwhile.
 
 import argparse
 import contextlib
-import http.client
 import json
 import multiprocessing
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
 
+from benchmarks.client import Address, fetch_body, get, post, push_head, push_pack
+from benchmarks.history import make, many_refs
 from benchmarks.peers import Gitsmart, HttpBackend, Peer, Unavailable, environ
 
-ZERO = "0" * 40
 INTERVAL_S = 0.02
+SMALL = "/small.git/info/refs?service=git-upload-pack"
 
 
-def pkt(line: str) -> bytes:
-    return b"%04x%b" % (len(line.encode()) + 4, line.encode())
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What is pushed into empty repositories, and what is cloned meanwhile."""
 
-
-class Repositories:
-    """The big one, the small one, and what is pushed."""
-
-    def __init__(self, scratch: Path, repo: Path) -> None:
-        self.scratch = scratch
-        self.env = environ(scratch / "home")
-        self.big = scratch / "big.git"
-        self.git("clone", "-q", "--bare", "--no-local", repo.resolve(), self.big)
-        self.git("config", "http.receivepack", "true", cwd=self.big)
-        self.small = scratch / "small.git"
-        self.git("init", "-q", "--bare", self.small)
-        tree = self.git("mktree", cwd=self.small)
-        commit = self.git("commit-tree", "-m", "small", tree, cwd=self.small)
-        for number in range(20):
-            self.git("update-ref", f"refs/heads/branch-{number}", commit, cwd=self.small)
-        self.tips = sorted({line.split()[0] for line in self.git("for-each-ref", cwd=self.big).splitlines()})
-        self.pack = scratch / "all.pack"
-        with self.pack.open("wb") as pack:
-            subprocess.run(
-                ["git", "pack-objects", "--revs", "--all", "--stdout", "-q", "--delta-base-offset"],
-                cwd=self.big,
-                env=self.env,
-                stdin=subprocess.DEVNULL,
-                stdout=pack,
-                check=True,
-            )
-        self.refs = [line.split() for line in self.git("for-each-ref", cwd=self.big).splitlines()]
-
-    def git(self, *args: str | Path, cwd: Path | None = None) -> str:
-        command = ["git", *map(str, args)]
-        return subprocess.run(
-            command,
-            cwd=cwd or self.scratch,
-            env=self.env,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            check=True,
-            encoding="utf-8",
-        ).stdout.rstrip("\n")
-
-    def copy_to(self, root: Path) -> None:
-        root.mkdir()
-        shutil.copytree(self.big, root / "big.git")
-        shutil.copytree(self.small, root / "small.git")
-
-    def push_head(self) -> bytes:
-        """Commands that make every branch and tag, up to the pack."""
-        lines = [f"{ZERO} {oid} {name}" for oid, _, name in self.refs]
-        lines[0] += "\0 report-status ofs-delta"
-        return b"".join(map(pkt, lines)) + b"0000"
+    env: dict[str, str]
+    tips: list[str]
+    head: bytes
+    pack: Path
+    name: str
+    """The repository that is cloned. Beside it there must be small.git."""
 
     def clone_body(self, turn: int) -> bytes:
-        wants = [tip for number, tip in enumerate(self.tips) if number != turn % len(self.tips)] or self.tips
-        lines = [pkt("command=fetch"), b"0001", pkt("ofs-delta"), pkt("no-progress")]
-        return b"".join([*lines, *(pkt(f"want {tip}\n") for tip in wants), pkt("done\n"), b"0000"])
+        """Other wants each time, so that no cache has the answer."""
+        wants = [tip for number, tip in enumerate(self.tips) if number != turn % len(self.tips)]
+        return fetch_body(wants or self.tips)
 
 
-def push(address: tuple[str, int], name: str, head: bytes, pack: Path) -> float:
-    """Push the pack over a socket of our own; the seconds that it took."""
-    began = time.perf_counter()
-    with socket.create_connection(address) as connection, pack.open("rb") as file:
-        size = len(head) + pack.stat().st_size
-        connection.sendall(
-            f"POST /{name}/git-receive-pack HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
-            f"Content-Length: {size}\r\n"
-            "Content-Type: application/x-git-receive-pack-request\r\n\r\n".encode()
-            + head
-        )
-        connection.sendfile(file)
-        answer = b""
-        while data := connection.recv(1 << 16):
-            answer += data
-    if b" 200 OK" not in answer[:30] or b"unpack ok" not in answer:
-        raise SystemExit(f"the push failed: {answer[-2000:]!r}")
-    return time.perf_counter() - began
-
-
-def post(address: tuple[str, int], path: str, body: bytes) -> int:
-    """One request of upload-pack; the bytes of the answer."""
-    connection = http.client.HTTPConnection(*address, timeout=600)
-    with contextlib.closing(connection):
-        headers = {"Content-Type": "application/x-git-upload-pack-request", "Git-Protocol": "version=2"}
-        connection.request("POST", path, body, headers)
-        response = connection.getresponse()
-        size = 0
-        while data := response.read(1 << 18):
-            size += len(data)
-    if response.status != 200:
-        raise SystemExit(f"{path}: {response.status}")
-    return size
-
-
-def _pushing(repos: Repositories, address: tuple[str, int], root: Path, stop: Event, done: Any) -> None:
-    head, number = repos.push_head(), 0
+def _pushing(load: Load, address: Address, root: Path, stop: Event, done: Any) -> None:
+    number = 0
     while not stop.is_set():
         number += 1
         target = root / f"pushed-{number}.git"
-        repos.git("init", "-q", "--bare", target)
-        repos.git("config", "http.receivepack", "true", cwd=target)
+        subprocess.run(["git", "init", "-q", "--bare", str(target)], env=load.env, check=True)
+        command = ["git", "-C", str(target), "config", "http.receivepack", "true"]
+        subprocess.run(command, env=load.env, check=True)
         with contextlib.suppress(OSError):
-            done.put(("push", push(address, target.name, head, repos.pack)))
-        shutil.rmtree(target)
+            began = time.perf_counter()
+            push_pack(address, target.name, load.head, load.pack)
+            done.put(("push", time.perf_counter() - began))
+        shutil.rmtree(target, ignore_errors=True)
 
 
-def _cloning(repos: Repositories, address: tuple[str, int], stop: Event, done: Any) -> None:
+def _cloning(load: Load, address: Address, stop: Event, done: Any) -> None:
     turn = 0
     while not stop.is_set():
-        began = time.perf_counter()
-        with contextlib.suppress(OSError, http.client.HTTPException):
-            post(address, "/big.git/git-upload-pack", repos.clone_body(turn))
+        with contextlib.suppress(OSError):
+            began = time.perf_counter()
+            post(address, f"/{load.name}/git-upload-pack", load.clone_body(turn))
             done.put(("clone", time.perf_counter() - began))
         turn += 1
 
 
-def ask(address: tuple[str, int], path: str) -> float:
-    """Milliseconds of one GET over a new connection."""
-    began = time.perf_counter()
-    with socket.create_connection(address) as connection:
-        connection.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
-        answer = b""
-        while data := connection.recv(1 << 16):
-            answer += data
-    if b" 200 OK" not in answer[:30]:
-        raise SystemExit(f"{path}: {answer[:100]!r}")
-    return (time.perf_counter() - began) * 1000
-
-
-def sample(address: tuple[str, int], seconds: float) -> list[float]:
-    """How long info/refs of the small repository takes, asked every 20 ms."""
+def sample(address: Address, seconds: float) -> list[float]:
+    """How many milliseconds info/refs of the small repository takes, asked every 20 ms."""
     times = []
     end = time.monotonic() + seconds
     while (now := time.monotonic()) < end:
-        times.append(ask(address, "/small.git/info/refs?service=git-upload-pack"))
+        began = time.perf_counter()
+        get(address, SMALL)
+        times.append((time.perf_counter() - began) * 1000)
         time.sleep(max(0.0, INTERVAL_S - (time.monotonic() - now)))
     return times
 
@@ -181,13 +95,13 @@ def percentiles(times: list[float]) -> dict[str, float]:
 
 
 @contextlib.contextmanager
-def load(repos: Repositories, address: tuple[str, int], root: Path) -> Iterator[Any]:
+def under(load: Load, address: Address, root: Path) -> Iterator[Any]:
     """A push and a clone under way, one after the other, for as long as the block runs."""
     context = multiprocessing.get_context("fork")
     stop, done = context.Event(), context.Queue()
     jobs = [
-        context.Process(target=_pushing, args=(repos, address, root, stop, done), daemon=True),
-        context.Process(target=_cloning, args=(repos, address, stop, done), daemon=True),
+        context.Process(target=_pushing, args=(load, address, root, stop, done), daemon=True),
+        context.Process(target=_cloning, args=(load, address, stop, done), daemon=True),
     ]
     for job in jobs:
         job.start()
@@ -201,13 +115,14 @@ def load(repos: Repositories, address: tuple[str, int], root: Path) -> Iterator[
             job.join()
 
 
-def measure(repos: Repositories, peer: Peer, seconds: float) -> dict[str, object]:
+def measure(load: Load, peer: Peer, seconds: float) -> dict[str, object]:
+    """Percentiles, idle and under load, and how much of the load was done meanwhile."""
     host, _, port = peer.url.removeprefix("http://").partition(":")
     address = (host, int(port))
     sample(address, 0.5)
     idle = percentiles(sample(address, min(seconds, 5.0)))
     cpu = peer.cpu_s()
-    with load(repos, address, peer.root) as done:
+    with under(load, address, peer.root) as done:
         time.sleep(1.0)
         with contextlib.suppress(PermissionError):
             os.nice(-5)  # it is the server's turn that is measured, not the client's
@@ -233,7 +148,26 @@ def main() -> int:
     results: dict[str, dict[str, object]] = {}
     with tempfile.TemporaryDirectory(prefix="gitsmart-latency-", dir=options.scratch) as folder:
         scratch = Path(folder)
-        repos = Repositories(scratch, options.repo)
+        env = environ(scratch / "home")
+
+        def git(*args: str | Path) -> str:
+            command = ["git", *map(str, args)]
+            return subprocess.run(command, env=env, capture_output=True, check=True, encoding="utf-8").stdout
+
+        big, small, pack = scratch / "big.git", scratch / "small.git", scratch / "all.pack"
+        git("clone", "-q", "--bare", "--no-local", options.repo.resolve(), big)
+        make(small, many_refs(20), env)
+        refs = [line.split() for line in git("-C", big, "for-each-ref").splitlines()]
+        command = ["git", "pack-objects", "--revs", "--all", "--stdout", "-q", "--delta-base-offset"]
+        with pack.open("wb") as file:
+            subprocess.run(command, cwd=big, env=env, stdin=subprocess.DEVNULL, stdout=file, check=True)
+        load = Load(
+            env,
+            sorted({oid for oid, _, _ in refs}),
+            push_head([(name, oid) for oid, _, name in refs]),
+            pack,
+            big.name,
+        )
         peers: list[tuple[str, Peer]] = []
         servers = options.server or [Gitsmart.name, HttpBackend.name]
         if Gitsmart.name in servers:
@@ -244,9 +178,11 @@ def main() -> int:
             peers.append((HttpBackend.name, HttpBackend(scratch / "git", scratch / "run-git")))
         try:
             for name, peer in peers:
-                repos.copy_to(peer.root)
+                peer.root.mkdir()
+                for repo in (big, small):
+                    shutil.copytree(repo, peer.root / repo.name)
                 with peer:
-                    results[name] = measure(repos, peer, options.seconds)
+                    results[name] = measure(load, peer, options.seconds)
                 print(f"{name}: {json.dumps(results[name])}", flush=True)
                 shutil.rmtree(peer.root)
         except Unavailable as problem:

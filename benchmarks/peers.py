@@ -8,6 +8,7 @@ of its children). Memory is sampled over the process tree.
 """
 
 import contextlib
+import itertools
 import os
 import shutil
 import socket
@@ -48,6 +49,9 @@ class Unavailable(Exception):
     """A server can't be started here; the text says what is missing."""
 
 
+_numbers = itertools.count(1)
+
+
 class ControlGroup:
     """A control group that counts the CPU time of what was started in it: cgroup v2, or v1's cpuacct."""
 
@@ -56,7 +60,7 @@ class ControlGroup:
             (Path("/sys/fs/cgroup"), "cpu.stat", 1e6),
             (Path("/sys/fs/cgroup/cpuacct"), "cpuacct.usage", 1e9),
         ):
-            path = base / f"gitsmart-bench-{os.getpid()}-{name}"
+            path = base / f"gitsmart-bench-{os.getpid()}-{next(_numbers)}-{name}"
             try:
                 path.mkdir()
             except OSError:
@@ -238,17 +242,24 @@ class Gitsmart(Peer):
         env = {**environ(self.scratch / "home"), "PYTHONUNBUFFERED": "1"}
         self.run(sys.executable, "-m", "gitsmart", "serve", *flags, env=env)
         self.wait_for_port(port)
+        while "serving " not in self.log.read_text():  # the port listens before all processes serve
+            if self.processes[0].poll() is not None:
+                raise Unavailable(f"{self.name} did not start:\n{self.log.read_text()}")
+            time.sleep(0.02)
         self.url = f"http://127.0.0.1:{port}"
 
     def high_water_mib(self) -> float:
-        """The process's own peak of resident memory, as the kernel counts it (VmHWM)."""
-        for line in Path(f"/proc/{self.pids()[0]}/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) / 1024
-        return 0.0
+        """The peaks of resident memory of its processes, as the kernel counts them (VmHWM), added up."""
+        found = 0
+        for pid in tree(self.pids()[0]):
+            for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+                if line.startswith("VmHWM:"):
+                    found += int(line.split()[1])
+        return found / 1024
 
     def reset_high_water(self) -> None:
-        Path(f"/proc/{self.pids()[0]}/clear_refs").write_text("5")
+        for pid in tree(self.pids()[0]):
+            Path(f"/proc/{pid}/clear_refs").write_text("5")
 
 
 NGINX = """
