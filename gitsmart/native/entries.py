@@ -223,6 +223,7 @@ class Copier:
             place.pack = pointer(part.entries.structure)
             place.send = address_of(part.send)
             place.has = address_of(part.has) if part.has else None
+        self._spare = b""
         self._moved = array("Q", bytes(16 * _MOVES))
         self.state = _Copier(
             address_of(memoryview(self._array).cast("B")),
@@ -250,7 +251,8 @@ class Copier:
             Malformed: the pack is malformed.
         """
         assert size >= _PIECE_LEAST
-        out = new_bytes(size)
+        out = self._spare if len(self._spare) == size else new_bytes(size)
+        self._spare = b""
         used = c_size_t()
         result = _copy(self.state, out, size, byref(used))
         if result < 0:
@@ -258,6 +260,10 @@ class Copier:
         if result == _ROOM:
             self._grow()
             result = FULL
+        if used.value < size >> 2:
+            # Whoever is given a little should not hold on to much.
+            self._spare = out
+            return result, memoryview(out[: used.value])
         return result, memoryview(out)[: used.value]
 
     def _grow(self) -> None:

@@ -357,7 +357,15 @@ class _Writer:
                 at = bisect_left(offsets, offset)
                 if at < len(offsets) and offsets[at] == offset:
                     return number < self._written_groups
-        return raw_oid in self._client_has or any(raw_oid in some for some in self._client_has_packed)
+        if raw_oid in self._client_has:
+            return True
+        for some in self._client_has_packed:
+            offset = some.pack.offset_of(raw_oid)
+            if offset is not None:
+                rank = some.pack.rank_of(offset)
+                if rank >> 3 < len(some.bits) and some.bits[rank >> 3] >> (rank & 7) & 1:
+                    return True
+        return False
 
     def _rebuild(
         self, pack: PackFile, offset: int, offsets: "array[int]", moved: "array[int]", *, relating: bool
