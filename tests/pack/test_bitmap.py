@@ -11,6 +11,7 @@ import pytest
 from gitsmart.errors import PackError
 from gitsmart.pack import bitmap as module
 from gitsmart.pack.bitmap import BitmapFile, bitmaps_of, select_commits, write_bitmap, write_multi_pack_index
+from gitsmart.pack.ewah import positions
 from gitsmart.pack.midx import read_midx, write_midx
 from gitsmart.pack.objects import BLOB, COMMIT, SHA1, SHA256, TAG, TREE, ObjectFormat
 from gitsmart.pack.packfile import map_file
@@ -55,13 +56,12 @@ def check_bitmaps(history: History, store: ObjectStore) -> None:
     assert bitmaps is not None
     assert len(bitmaps)
     whole = bitmaps.map
-    for number in range(whole.total):
-        if bitmaps.stops()[number >> 3] >> (number & 7) & 1:
-            bits = bitmaps.bits(number)
-            assert bits is not None
-            pack, rank = whole.place_of(number)
-            raw_oid = pack.oid_at(pack.by_offset()[0][rank])
-            assert set(whole.names(bits)) == history.objects([raw_oid]), raw_oid.hex()
+    for number in positions(bitmaps.stops())[:: max(1, len(bitmaps) // 10)]:
+        bits = bitmaps.bits(number)
+        assert bits is not None
+        pack, rank = whole.place_of(number)
+        raw_oid = pack.oid_at(pack.by_offset()[0][rank])
+        assert set(whole.names(bits)) == history.objects([raw_oid]), raw_oid.hex()
 
 
 def test_git_s_own(native: bool, packed: History, copy: Copy) -> None:
@@ -140,7 +140,7 @@ def test_broken_files_count_for_nothing(
     path = pack.path.with_suffix(".bitmap")
     data = path.read_bytes()
     rng = random.Random(8)
-    for _ in range(60):
+    for _ in range(25):
         broken = bytearray(data)
         if rng.random() < 0.5:
             broken[rng.randrange(len(broken))] ^= 1 << rng.randrange(8)
@@ -150,7 +150,7 @@ def test_broken_files_count_for_nothing(
             BitmapFile(memoryview(bytes(broken)), pack.count, pack.checksum, SHA1)
     # With checksums that are right, whatever is in them
     monkeypatch.setattr(module, "is_intact", lambda data, fmt: True)
-    for _ in range(200):
+    for _ in range(60):
         broken = bytearray(data)
         for _ in range(rng.choice((1, 3))):
             broken[rng.randrange(len(broken))] = rng.choice((0, 255, rng.randrange(256)))

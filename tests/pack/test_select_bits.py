@@ -64,7 +64,7 @@ def pairs(history: History, number: int, seed: int) -> Any:
 def test_equals_what_git_gives(native: bool, marked: History, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_select_names", None)
     store = marked.store()
-    for wants, haves in pairs(marked, 25, seed=5):
+    for wants, haves in pairs(marked, 8, seed=5):
         whole, known = marked.objects(wants), marked.objects(haves)
         for _ in range(2):  # what was filled in the first time is known the second time
             selection = select_objects(store, wants=wants, haves=haves)
@@ -89,7 +89,7 @@ FILTERS = {
 def test_filters(native: bool, marked: History, spec: str, monkeypatch: pytest.MonkeyPatch) -> None:
     store = marked.store()
     keep = FILTERS[spec]
-    for wants, haves in pairs(marked, 6, seed=6):
+    for wants, haves in pairs(marked, 3, seed=6):
         noted: list[bytes] = []
         selection = select_objects(store, wants=wants, haves=haves, keep=keep, note=noted.extend)
         peeled = [store.peel(want) for want in wants]
@@ -120,7 +120,7 @@ def test_what_was_filled_in_is_kept_within_bounds(marked: History, monkeypatch: 
     assert bitmaps is not None
     monkeypatch.setattr("gitsmart.pack.bitmap._FILLED_BYTES", 3 * (bitmaps.map.total // 8 + 1))
     before = bitmaps.stops()
-    for raw_oid in marked.oids(*[f"refs/heads/c{n}" for n in range(20, 40)]):
+    for raw_oid in marked.oids(*[f"refs/heads/c{n}" for n in range(20, 28)]):
         reach = Reach(store, bitmaps.map, bitmaps)
         reach.add_and_keep(raw_oid)
         assert set(bitmaps.map.names(reach.bits())) == marked.objects([raw_oid])
@@ -135,7 +135,7 @@ def test_a_bitmap_that_turns_out_broken_is_done_without(
     bitmaps = bitmaps_of(store)
     assert bitmaps is not None
     monkeypatch.setattr("gitsmart.pack.bitmap.xor_ewah", lambda out, data: False)
-    for wants, haves in pairs(marked, 4, seed=7):
+    for wants, haves in pairs(marked, 2, seed=7):
         selection = select_objects(store, wants=wants, haves=haves)
         assert set(selection.names()) == marked.objects(wants) - marked.objects(haves)
     assert not len(bitmaps)
@@ -191,7 +191,7 @@ def test_clones_of_a_pack_that_is_closed(
     branches = [oid for oid in everything if oid not in tags]
     rng = random.Random(1)
     cases = [everything, branches, [*branches, tags[2]], branches[-1:], [*branches, *tags[3:]]]
-    cases += [rng.sample(branches, 3) for _ in range(4)]
+    cases += [rng.sample(branches, 3) for _ in range(2)]
     for wants in cases:
         for keep in (None, ObjectFilter(blob_limit=0)):
             selection = select_objects(history.store(), wants=wants, haves=[], keep=keep)
