@@ -82,6 +82,7 @@ extern int malloc_trim(size_t) __attribute__((weak));
 #define STEP_ENTRIES 128
 #define STEP_BYTES (2 << 20)
 #define INLINE_BYTES (1 << 20) /* entries from here on are inflated in pieces, by Python */
+#define OVERHEAD 192 /* of an entry or a cached object: structures, slack, and what malloc needs */
 #define PATIENCE 8
 #define REBUILT_TIMES 16
 #define REBUILT_BYTES (1ull << 30)
@@ -471,7 +472,7 @@ static void cache_link(struct engine *e, struct object *o)
 
 static uint64_t weight(const struct object *o)
 {
-    return o->size + 4ull * o->entries + 160; /* the rest: the structures, and what malloc needs */
+    return o->size + 4ull * o->entries + OVERHEAD;
 }
 
 static struct object *cache_find(struct engine *e, int32_t index)
@@ -1641,7 +1642,7 @@ static void push_back(struct engine *e, struct entry *entry)
         e->ready_first = entry;
     e->ready_last = entry;
     if (entry->data)
-        e->ready_bytes += entry->size;
+        e->ready_bytes += entry->size + OVERHEAD;
 }
 
 static void push_front(struct engine *e, struct entry *entry)
@@ -1651,7 +1652,7 @@ static void push_front(struct engine *e, struct entry *entry)
     if (!e->ready_last)
         e->ready_last = entry;
     if (entry->data)
-        e->ready_bytes += entry->size;
+        e->ready_bytes += entry->size + OVERHEAD;
 }
 
 static struct entry *pop_front(struct engine *e)
@@ -1662,7 +1663,7 @@ static struct entry *pop_front(struct engine *e)
         if (!e->ready_first)
             e->ready_last = NULL;
         if (entry->data)
-            e->ready_bytes -= entry->size;
+            e->ready_bytes -= entry->size + OVERHEAD;
     }
     return entry;
 }
@@ -1676,12 +1677,12 @@ static void wait_for(struct engine *e, int32_t base, struct entry *entry)
 /* Keep the data of a delta that waits, if there is room; the entry is taken over. */
 static void hold(struct engine *e, struct entry *entry)
 {
-    if (!entry->data || e->held_bytes + entry->size + sizeof *entry > HELD_BYTES) {
+    if (!entry->data || e->held_bytes + entry->size + OVERHEAD > HELD_BYTES) {
         free(entry->data);
         free(entry);
         return;
     }
-    e->held_bytes += entry->size + sizeof *entry;
+    e->held_bytes += entry->size + OVERHEAD;
     unsigned bucket = bucket_of(entry->index);
     entry->next = e->held[bucket];
     e->held[bucket] = entry;
@@ -1695,7 +1696,7 @@ static struct entry *take_held(struct engine *e, int32_t index)
     struct entry *entry = *at;
     if (entry) {
         *at = entry->next;
-        e->held_bytes -= entry->size + sizeof *entry;
+        e->held_bytes -= entry->size + OVERHEAD;
     }
     return entry;
 }
