@@ -127,7 +127,8 @@ class NativeIngest(Ingest):
         self._odd: deque[tuple[int, bytes, bytes]] = deque()
         self._odd_bytes = 0
         self._odd_room = threading.Condition()
-        self._ticked = 0
+        self._seen_bytes = 0  # of resolved objects
+        self._ticked = self._ticked_bytes = 0  # what the last tick told, and how far bytes were then
 
     # -- the engine
 
@@ -368,9 +369,6 @@ class NativeIngest(Ingest):
             self._ticked, self._ticked_bytes = self._done, self._seen_bytes
             self._tick(self._done, self._total)
 
-    _seen_bytes = 0
-    _ticked_bytes = 0
-
     def _take_big(self, scan: engine.Scan) -> None:
         """Inflate an entry piece by piece: a large one, or one that is broken, to say how."""
         index = self._table.state().scanned
@@ -420,8 +418,10 @@ class NativeIngest(Ingest):
 
     def _drain(self) -> None:
         """Resolve all that can be."""
-        while self._step(50, 0) != engine.DONE:
+        while (status := self._step(50, 0)) != engine.DONE:
             self._take_queued()
+            if status == engine.IDLE:
+                self._tick(self._done, self._total)  # a helper has something large in hand
         for helper in self._helpers:
             while helper.is_alive():
                 self._take_queued()  # it may be waiting for room

@@ -215,7 +215,7 @@ def odd_pack(chance: random.Random, fmt: ObjectFormat, outside: list[bytes]) -> 
 
 
 @pytest.mark.parametrize("how", WAYS)
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(seed=st.integers(0, 1 << 40))
 def test_files_are_gits_or_both_refuse(
     how: str, seed: int, repositories: Repositories, tmp_path: Path
@@ -380,7 +380,7 @@ def tree_pack(chance: random.Random, fmt: ObjectFormat) -> bytes:
     return builder.pack()
 
 
-@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(seed=st.integers(0, 1 << 40))
 def test_findings_and_facts_are_the_same_in_c(seed: int, tmp_path: Path) -> None:
     chance = random.Random(seed)
