@@ -17,8 +17,11 @@ import asyncio
 import ipaddress
 import logging
 import os
+import signal
 import socket
-from collections.abc import Callable
+import sys
+import time
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from urllib.parse import quote
@@ -49,7 +52,7 @@ from gitsmart.supervisor import CUT, READY, Role, Supervisor, stop_signals
 from gitsmart.telemetry import log
 from gitsmart.workers import Workers
 
-__all__ = ["CannotListen", "create_app", "git_routes", "run", "serve"]
+__all__ = ["CannotListen", "create_app", "git_routes", "maintain", "run", "serve"]
 
 logger = logging.getLogger(__name__)
 
@@ -128,11 +131,7 @@ def _make_site(config: Config, *, loopback: bool, processes: int = 1, jobs: JobQ
         raise ConfigError(f'server.namespace: {error}; allowed: "", or a part of a ref\'s name') from None
     return Site(
         config=config,
-        root=RepositoryRoot(
-            Path(config.server.root),
-            ServerConfig.from_settings(config.git_config, config.git.locked),
-            export_all=config.server.export_all,
-        ),
+        root=_make_root(config),
         workers=Workers(threads=-(-limits.workers // processes), idle_timeout_s=limits.idle_timeout_s),
         jobs=jobs,
         options=ServiceOptions(
@@ -155,6 +154,14 @@ def _make_site(config: Config, *, loopback: bool, processes: int = 1, jobs: JobQ
         anonymous=config.anonymous(loopback=loopback),
         htpasswd=HtpasswdFile(Path(config.access.htpasswd)) if config.access.htpasswd else None,
         trusted_proxies=config.networks(),
+    )
+
+
+def _make_root(config: Config) -> RepositoryRoot:
+    return RepositoryRoot(
+        Path(config.server.root),
+        ServerConfig.from_settings(config.git_config, config.git.locked),
+        export_all=config.server.export_all,
     )
 
 
@@ -423,6 +430,58 @@ def _who_may(site: Site, sockets: list[socket.socket]) -> str:
     elif any(_is_unspecified(bound) for bound in sockets):
         words += "; on every address"
     return words
+
+
+def maintain(
+    config: Config, names: Sequence[str] | None, *, full: bool | None, announce: Callable[[str], None]
+) -> bool:
+    """Maintain repositories, one after the other; blocking. `names`: None for all; `full`: see
+    `Repository.maintain`.
+
+    SIGTERM and SIGINT end it, and nothing is left. Returns whether all could be maintained.
+
+    Raises:
+        ConfigError: the root is no directory.
+    """
+    log.configure(config.server.log_format)
+    for number in stop_signals():
+        signal.signal(number, lambda *_: sys.exit(1))
+    root = _make_root(config)
+    if not root.path.is_dir():
+        raise ConfigError(f"{root.path} is no directory")
+    fine = True
+    for name in root.names() if names is None else names:
+        began_s = time.monotonic()
+        try:
+            repo = root.open(name)
+            report = repo.maintain(full=full)
+        except (GitsmartError, OSError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            logger.warning("can't maintain %s: %s", name, reason)
+            fine = False
+            continue
+        if report.is_busy:
+            announce(f"{repo.name}: another maintainer, or git gc, is at work")
+            continue
+        fields = {
+            "repo": repo.name,
+            "packs_before": report.packs_before,
+            "packs": report.packs,
+            "joined": report.joined,
+            "loose": report.loose,
+            "unreachable": report.unreachable,
+            "dropped": report.dropped,
+            "refs": report.refs,
+            "full": report.is_full,
+            "note": report.note,
+            "seconds": round(time.monotonic() - began_s, 3),
+        }
+        logger.info("maintained", extra={"fields": fields})
+        words = (
+            f"{repo.name}: {report.packs_before} packs, now {report.packs}; {report.dropped} objects dropped"
+        )
+        announce(words + (f"; {report.note}" if report.note else ""))
+    return fine
 
 
 def run(config: Config, *, announce: Callable[[str], None]) -> None:

@@ -5,6 +5,7 @@ gitsmart serve [ROOT] [--host H] [--port P] [--anonymous none|read|write] [--htp
                [--log-format text|json]
 gitsmart init NAME [--object-format sha1|sha256] [--root ROOT] [--config FILE]
 gitsmart list [ROOT] [--config FILE]
+gitsmart maintain (NAME... | --all) [--full] [--root ROOT] [--config FILE]
 """
 
 import argparse
@@ -90,6 +91,19 @@ def make_parser() -> argparse.ArgumentParser:
     names = commands.add_parser("list", help="print the names of the repositories below ROOT")
     names.add_argument("ROOT", nargs="?", help="directory of bare repositories (default: repos)")
     names.add_argument("--config", metavar="FILE", type=Path, help="a TOML file; ROOT overrides it")
+
+    maintain = commands.add_parser("maintain", help="join packs, pack refs, write bitmaps, drop old garbage")
+    maintain.add_argument("NAME", nargs="*", help="repositories below ROOT")
+    maintain.add_argument("--all", action="store_true", help="all of them, one after the other")
+    maintain.add_argument(
+        "--full",
+        action="store_true",
+        default=None,
+        help="write everything into one pack with bitmaps, and drop unreachable objects that are older than "
+        "gc.pruneExpire (default: when a tenth of the objects is outside of the pack with bitmaps)",
+    )
+    maintain.add_argument("--root", metavar="ROOT", help="directory of bare repositories (default: repos)")
+    maintain.add_argument("--config", metavar="FILE", type=Path, help="a TOML file; --root overrides it")
     return parser
 
 
@@ -97,11 +111,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names can be more than the terminal can show
-    arguments = make_parser().parse_args(argv)
+    parser = make_parser()
+    arguments = parser.parse_args(argv)
+    if arguments.command == "maintain" and arguments.all == bool(arguments.NAME):
+        parser.error("maintain: NAME or --all")
     try:
         settings = config.load(arguments.config, _flags(arguments))
         if arguments.command == "serve":
             return _serve(settings)
+        if arguments.command == "maintain":
+            names = None if arguments.all else arguments.NAME
+            return 0 if app.maintain(settings, names, full=arguments.full, announce=_announce) else 1
         root = RepositoryRoot(Path(settings.server.root))
         if arguments.command == "init":
             repo = root.create(

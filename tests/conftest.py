@@ -651,7 +651,7 @@ def hosted(host: HostFunction) -> Hosted:
 
 _SLOW_FOLDERS = frozenset(
     Path(__file__).with_name(name)
-    for name in ("conformance", "faults", "httpd", "interop", "parity", "repo", "service")
+    for name in ("conformance", "faults", "httpd", "interop", "maintenance", "parity", "repo", "service")
 )
 
 

@@ -564,6 +564,25 @@ class ObjectStore:
         """Return all packs that are known now, of all directories; those of `over` last."""
         return tuple(pack for directory in self._directories() for pack in directory.packs)
 
+    def own_packs(self) -> tuple[PackFile, ...]:
+        """Return the packs of this objects directory itself that are known now."""
+        return self._own.packs
+
+    def own_loose(self) -> dict[bytes, Path]:
+        """List the loose objects of this objects directory itself, by raw oid. One listing a folder."""
+        found: dict[bytes, Path] = {}
+        rest = re.compile(f"[0-9a-f]{{{self.format.hex_len - 2}}}")
+        for first in range(256):
+            folder = self._own.path / f"{first:02x}"
+            try:
+                names = os.listdir(folder)
+            except OSError:
+                continue
+            for name in names:
+                if rest.fullmatch(name):
+                    found[bytes.fromhex(folder.name + name)] = folder / name
+        return found
+
     # -- reading
 
     def type_of(self, raw_oid: bytes) -> int:

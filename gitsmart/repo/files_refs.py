@@ -283,6 +283,25 @@ class FilesRefStore(RefStore):
 
     # Loose files
 
+    def held_oids(self) -> tuple[set[bytes], bool]:
+        # Loose ones first: a ref that is packed meanwhile is in the file that is read after them
+        raws = [self._read_loose(name) for name in (*self.loose_names(), b"HEAD")]
+        oids = {to_raw(raw.value) for raw in raws if raw.state is RefState.OID}
+        oids.update(map(to_raw, self.packed().oids.values()))
+        return oids, all(raw.state is not RefState.BROKEN for raw in raws)
+
+    def loose_names(self) -> set[bytes]:
+        """The names of all refs that have a file of their own.
+
+        Raises:
+            RepositoryUnusable: a directory can't be read.
+        """
+        return self._loose_names(_State())
+
+    def is_there(self, oid: bytes) -> bool:
+        """Whether the object of that hex oid is there."""
+        return oid != self.format.zero and to_raw(oid) in self.objects
+
     def _loose_names(self, state: "_State") -> set[bytes]:
         names: set[bytes] = set()
         todo = [b"refs"]

@@ -213,7 +213,7 @@ def _sweep_packs(pack_dir: Path, dead: dict[tuple[int, int], int]) -> int:
             continue
         if not os.path.lexists(keep.with_suffix(".idx")):
             # Killed between .pack and .idx: nobody ever saw this pack, and nobody else would remove it
-            for suffix in (".pack", ".rev"):
+            for suffix in (".pack", ".rev", ".bitmap", ".mtimes"):
                 count += _unlink(keep.with_suffix(suffix))
         count += _unlink(keep)
     return count
@@ -224,6 +224,9 @@ def _sweep_locks(git_dir: Path, dead: dict[tuple[int, int], int]) -> int:
     for name in ("packed-refs.lock", "HEAD.lock", "shallow.lock"):
         if _is_dead(git_dir / name, dead):
             count += _unlink(git_dir / name)
+    graph_lock = git_dir / "objects" / "info" / "commit-graph.lock"
+    if _is_dead(graph_lock, dead):
+        count += _unlink(graph_lock)
     for lock in _files(git_dir / "reftable", ".lock"):  # of the list, and of tables that were being compacted
         if _is_dead(lock, dead):
             count += _unlink(lock)

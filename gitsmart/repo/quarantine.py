@@ -31,10 +31,11 @@ from gitsmart.errors import ObjectMissing, PackError
 from gitsmart.pack.fsck import Fsck
 from gitsmart.pack.indexer import IngestedPack, IngestLimits, PackFacts, ingest_pack
 from gitsmart.pack.objectid import ObjectHasher
-from gitsmart.pack.objects import BLOB, COMMIT, object_header, to_hex, to_raw
+from gitsmart.pack.objects import BLOB, COMMIT, ObjectFormat, object_header, to_hex, to_raw
 from gitsmart.pack.select import walk_commits
 from gitsmart.pack.store import ObjectStore
 from gitsmart.repo.connectivity import find_unconnected
+from gitsmart.repo.gc_lock import ObjectsGate
 from gitsmart.repo.gitconfig import GitConfig
 from gitsmart.repo.ownership import OwnedDirectory
 from gitsmart.repo.ref_storage import begin_transaction
@@ -42,10 +43,10 @@ from gitsmart.repo.ref_transaction import FAILED_UPDATE, ReflogIdentity, RefUpda
 from gitsmart.repo.refs import RefStore
 from gitsmart.repo.shallow_file import extend_shallow
 
-__all__ = ["Push"]
+__all__ = ["Push", "install_pack"]
 
 # Visible to readers as soon as the .idx is there, so it goes last
-_ORDER = (".pack", ".rev", ".idx")
+_ORDER = (".pack", ".rev", ".bitmap", ".mtimes", ".idx")
 
 
 class Push:
@@ -73,6 +74,7 @@ class Push:
         self._objects: ObjectStore | None = None
         self._packs: list[IngestedPack] = []
         self._facts: list[PackFacts] = []
+        self._gate = ObjectsGate(git_dir / "objects")
 
     def __enter__(self) -> "Push":
         return self
@@ -148,8 +150,10 @@ class Push:
         whole.
 
         `shallow` are commits whose parents need not be there, beside the repository's own.
-        `tick` is called every few thousand objects and may raise to end the search.
+        `tick` is called every few thousand objects and may raise to end the search. From here on until
+        `close`, `gitsmart maintain` drops nothing (gc_lock.py).
         """
+        self._hold_objects()
         return find_unconnected(
             self.objects,
             self._store,
@@ -212,7 +216,7 @@ class Push:
             _fsync(source / name)
         for pack in self._packs:
             old = f"pack-{pack.checksum.decode('ascii')}"
-            self._migrate_one(source / old, target, old)
+            install_pack(source / old, target, old, self._owned, self._refs.format)
         self._packs.clear()
         _fsync(target)
         _fsync(target.parent)
@@ -220,33 +224,6 @@ class Push:
             self._objects.close()
             self._objects = None
         self._store.refresh()
-
-    def _migrate_one(self, source: Path, target: Path, name: str) -> None:
-        assert self._owned is not None
-        while True:
-            keep = os.fsencode(target / f"{name}.keep")
-            try:
-                self._owned.claim(keep)
-            except FileExistsError:
-                pass
-            else:
-                if not any(os.path.lexists(target / (name + suffix)) for suffix in _ORDER):
-                    break
-                self._owned.release(keep)
-            name = f"pack-{secrets.token_hex(self._refs.format.raw_len)}"
-        moved: list[Path] = []
-        try:
-            for suffix in _ORDER:
-                if suffix == ".rev" and not (source.parent / (source.name + suffix)).exists():
-                    continue
-                os.rename(source.parent / (source.name + suffix), target / (name + suffix))
-                moved.append(target / (name + suffix))
-        except BaseException:
-            # .idx is the last, so nobody has seen the pack
-            for path in moved:
-                path.unlink(missing_ok=True)
-            self._owned.release(keep)
-            raise
 
     def write_blob(self, data: bytes) -> bytes:
         """Write a blob into the repository itself, loose and durable, and give its hex oid.
@@ -286,6 +263,7 @@ class Push:
         See `RefTransaction`. Never raises for what can go wrong with a ref: the result is None for done, or
         git's words.
         """
+        self._hold_objects()
         self._store.refresh()
         try:
             # Not in the quarantine: `git prune --expire=now` would remove that, and with it what is being
@@ -315,6 +293,13 @@ class Push:
         if self._owned is not None:
             self._owned.close()
             self._owned = None
+        self._gate.release()
+
+    def _hold_objects(self) -> None:
+        """Keep what is in the repository from being dropped, and forget what was."""
+        if not self._gate.is_held:
+            self._gate.share()
+            self.objects.refresh()
 
     def _directory(self) -> OwnedDirectory:
         if self._owned is None:
@@ -323,6 +308,44 @@ class Push:
 
     def _has_object(self, oid: bytes) -> bool:
         return to_raw(oid) in self._store
+
+
+def install_pack(source: Path, target: Path, name: str, owned: OwnedDirectory, fmt: ObjectFormat) -> Path:
+    """Move the files of one pack into a pack directory, held by a `.keep` of ours; gives their path, without
+    suffix.
+
+    Args:
+        source: their path, without suffix; synced.
+        name: what they are to be called, unless a pack of that name is there.
+
+    Raises:
+        OSError: the disk says no. Then nothing is there.
+    """
+    while True:
+        keep = os.fsencode(target / f"{name}.keep")
+        try:
+            owned.claim(keep)
+        except FileExistsError:
+            pass
+        else:
+            if not any(os.path.lexists(target / (name + suffix)) for suffix in _ORDER):
+                break
+            owned.release(keep)
+        name = f"pack-{secrets.token_hex(fmt.raw_len)}"
+    moved: list[Path] = []
+    try:
+        for suffix in _ORDER:
+            if not (source.parent / (source.name + suffix)).exists() and suffix not in (".pack", ".idx"):
+                continue
+            os.rename(source.parent / (source.name + suffix), target / (name + suffix))
+            moved.append(target / (name + suffix))
+    except BaseException:
+        # .idx is the last, so nobody has seen the pack
+        for path in moved:
+            path.unlink(missing_ok=True)
+        owned.release(keep)
+        raise
+    return target / name
 
 
 def _fsync(path: Path) -> None:

@@ -114,6 +114,15 @@ class RefStore(abc.ABC):
             RepositoryUnusable: the refs are malformed or can't be read.
         """
 
+    @abc.abstractmethod
+    def held_oids(self) -> tuple[set[bytes], bool]:
+        """The raw oids that refs and HEAD hold, whether they are there or not; and whether that is all: False
+        when a ref is broken, so that nobody knows what it holds.
+
+        Raises:
+            RepositoryUnusable: the refs are malformed or can't be read.
+        """
+
     def resolve(self, name: bytes) -> tuple[bytes, RawRef]:
         """Follow symrefs from `name`: the last name of the chain, and what it holds (never a symref).
 

@@ -79,6 +79,10 @@ class ReftableRefStore(RefStore):
         self._whole = (view, peel, snapshot, frozenset(absent))
         return snapshot
 
+    def held_oids(self) -> tuple[set[bytes], bool]:
+        tables = self.stack.view().tables
+        return {record.oid for table in tables for record in table.refs() if record.oid is not None}, True
+
     def _list(self, view: StackView, peel: bool) -> tuple[RefSnapshot, set[bytes]]:
         """The refs, and the raw oids that refs have and that are not there."""
         base = self._base_of(view, peel)

@@ -10,7 +10,7 @@ What counts as servable (git: setup.c verify_repository_format()):
     extensions.objectFormat        sha1, sha256
     extensions.refStorage          files, reftable
     extensions.noop, noop-v1, preciousObjects, worktreeConfig, relativeWorktrees, submodulePathConfig
-                                   harmless to a server that deletes no object and has no work tree
+                                   harmless to a server without work tree; preciousObjects: see maintenance.py
     extensions.partialClone        refused: objects that others are promised may be missing here
     extensions.compatObjectFormat  refused: a push would have to write the other format's ids as well
     any other                      refused when the version is 1, ignored when it is 0, as git does
@@ -30,6 +30,7 @@ from gitsmart.errors import RepositoryUnusable
 from gitsmart.pack.objects import SHA1, SHA256, ObjectFormat
 from gitsmart.pack.store import ObjectStore
 from gitsmart.repo.gitconfig import NO_SERVER_CONFIG, ConfigFile, GitConfig, ServerConfig
+from gitsmart.repo.maintenance import MaintenanceReport, is_due, maintain
 from gitsmart.repo.plainfile import FileKind, PlainFile, list_packs, open_plain_file
 from gitsmart.repo.quarantine import Push
 from gitsmart.repo.reachability import Reachability
@@ -370,6 +371,27 @@ class Repository:
             shallow=self.shallow,
             alternate_tips=self.alternate_tips,
         )
+
+    def maintain(self, *, full: bool | None = None) -> MaintenanceReport:
+        """Join packs, pack loose objects and refs, write bitmap and commit-graph (maintenance.py). Blocking.
+
+        Args:
+            full: whether to write everything anew, and drop what is old; None: when it pays.
+
+        Raises:
+            OSError: the disk says no. Everything that was there still is.
+            RepositoryUnusable, PackError: something is malformed.
+        """
+        return maintain(self._git_dir, self.ref_store, self.config, is_bare=self.is_bare, full=full)
+
+    def is_maintenance_due(self, *, packs: int, interval_s: float) -> bool:
+        """Whether to maintain it after a push; see `maintenance.is_due`.
+
+        Raises:
+            RepositoryUnusable: the config is malformed.
+        """
+        objects_dir = self._git_dir / "objects"
+        return is_due(self.objects, self.config, packs=packs, interval_s=interval_s, objects_dir=objects_dir)
 
     def info_attributes(self) -> bytes:
         """What `info/attributes` holds, b"" when there is none (gitattributes(5)).

@@ -65,7 +65,7 @@ CONFINED: dict[str, set[str]] = {
     "msgspec": {"config"},
     "bcrypt": {"access"},
     "argon2": {"access"},
-    "socket": {"httpd", "app", "jobs", "supervisor"},
+    "socket": {"httpd", "app", "jobs", "supervisor", "repo.gc_lock"},
     "pickle": {"jobs"},
     "logging": {
         "httpd",
