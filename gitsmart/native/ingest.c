@@ -113,6 +113,8 @@ struct gs_config {
     uint64_t key[2];      /* random: nobody can look for oids that meet in the tables */
     void *hash_a, *hash_b, *hash_c;
     const char *directory; /* for what does not fit into memory */
+    int32_t os_error;      /* out: why there is no engine */
+    int32_t reserved;
 };
 
 struct gs_error {
@@ -377,8 +379,10 @@ static int back(struct engine *e, uint64_t index)
 
 GS_API void gs_ingest_free(struct engine *e);
 
-GS_API struct engine *gs_ingest_new(const struct gs_config *config)
+GS_API struct engine *gs_ingest_new(struct gs_config *config)
 {
+    int code;
+    config->os_error = ENOMEM;
     struct engine *e = calloc(1, sizeof *e);
     if (!e)
         return NULL;
@@ -390,6 +394,7 @@ GS_API struct engine *gs_ingest_new(const struct gs_config *config)
     pthread_mutex_init(&e->big, NULL);
     pthread_cond_init(&e->ready_cond, NULL);
     if (config->array_fd >= 0 && (e->c.array_fd = fcntl(config->array_fd, F_DUPFD_CLOEXEC, 0)) < 0) {
+        config->os_error = errno;
         free(e);
         return NULL;
     }
@@ -398,12 +403,15 @@ GS_API struct engine *gs_ingest_new(const struct gs_config *config)
     if (!e->own || !(e->offsets = reserve(e, 8)) || !(e->names = reserve(e, e->raw_len)) ||
         !(e->types = reserve(e, 1)) || !(e->crcs = reserve(e, 4)) || !(e->parents = reserve(e, 4)) ||
         !(e->depths = reserve(e, 2)) || !(e->wait = reserve(e, 4)) || !(e->next = reserve(e, 4))) {
+        config->os_error = errno;
         e->c.directory = NULL;
         gs_ingest_free(e);
         return NULL;
     }
     e->c.directory = strdup(config->directory);
-    if (!e->c.directory || back(e, 0)) {
+    if (!e->c.directory || (code = back(e, 0))) {
+        if (e->c.directory)
+            config->os_error = code;
         gs_ingest_free(e);
         return NULL;
     }

@@ -1,6 +1,8 @@
 """ingest.c: a pack taken apart, and its index gathered. Driven by pack/indexer_native.py."""
 
 import ctypes
+import errno
+import os
 from array import array
 from ctypes import (
     POINTER,
@@ -76,6 +78,8 @@ class Config(Structure):
         ("key", c_uint64 * 2),
         ("hash_functions", c_void_p * 3),
         ("directory", c_char_p),
+        ("os_error", c_int32),
+        ("reserved", c_int32),
     )
 
 
@@ -214,13 +218,15 @@ class Worker:
 class Engine:
     """One pack. Methods return a status, see above, unless they say otherwise.
 
-    Raises: MemoryError when there is no room.
+    Raises: MemoryError, OSError when there is no room.
     """
 
     def __init__(self, config: Config) -> None:
         self._handle: int | None = _new(byref(config))
         if not self._handle:
-            raise MemoryError
+            if config.os_error == errno.ENOMEM:
+                raise MemoryError
+            raise OSError(config.os_error, os.strerror(config.os_error))
         self._raw_len = int(config.raw_len)
         self.capacity = 2 * int(config.total) + 2
 

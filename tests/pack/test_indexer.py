@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import gc
 import random
+import resource
 import shutil
 import struct
 import subprocess
@@ -1018,6 +1019,21 @@ def test_a_full_disk_leaves_nothing(
 
     monkeypatch.setattr(indexer, name, full)
     refuse(simple().pack(), directory, nothing, OSError, "No space left")
+
+
+def test_no_room_for_the_tables(
+    native: bool, directory: Path, nothing: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that can't grow is an error, not a signal at the first touch of a page."""
+    if not native:
+        pytest.skip("tables are in a file with the native module alone")
+    monkeypatch.setattr(indexer_native, "_FILED_OBJECTS", 0)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    try:
+        refuse(simple().pack(), directory, nothing, OSError, "File too large")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.mark.parametrize("fails", [1, 2, 3])
