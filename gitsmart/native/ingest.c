@@ -228,7 +228,8 @@ struct worker {
     struct engine *e;
     struct worker *next;
     struct entry *current;
-    struct object *odd, *pinned;
+    struct object *odd;
+    struct object *pinned[2]; /* bases in the repository: of an entry, and of what had its name before */
     struct gs_event event;
     int32_t *chain;
     size_t chain_room;
@@ -1535,6 +1536,15 @@ static int restore_tree(struct worker *w, struct object *o)
     return result < 0 ? -1 : 0;
 }
 
+/* Let go of the repository's objects that an entry needed; under the lock. */
+static void unpin(struct worker *w)
+{
+    for (int i = 0; i < 2; i++) {
+        release_object(w->e, w->pinned[i]);
+        w->pinned[i] = NULL;
+    }
+}
+
 /* Give an object, out of the cache or built again from the file, with a reference of the caller's own. */
 static int content(struct worker *w, int32_t index, int may_be_late, struct object **out)
 {
@@ -1544,8 +1554,10 @@ static int content(struct worker *w, int32_t index, int may_be_late, struct obje
     int32_t at = index;
     pthread_mutex_lock(&e->lock);
     for (;;) {
-        if (w->pinned && w->pinned->index == at) {
-            o = w->pinned;
+        for (int i = 0; i < 2 && !o; i++)
+            if (w->pinned[i] && w->pinned[i]->index == at)
+                o = w->pinned[i];
+        if (o) {
             o->references++;
             break;
         }
@@ -1965,10 +1977,8 @@ out:
     pthread_mutex_lock(&e->lock);
     release_object(e, o);
     release_object(e, base);
-    if (result != R_THIN && w->pinned) {
-        release_object(e, w->pinned);
-        w->pinned = NULL;
-    }
+    if (result != R_THIN)
+        unpin(w);
     pthread_mutex_unlock(&e->lock);
     if (is_big)
         pthread_mutex_unlock(&e->big);
@@ -2395,8 +2405,10 @@ GS_API int gs_ingest_put_thin(struct worker *w, int32_t place, int kind, const u
     memcpy(copy, data, size);
     pthread_mutex_lock(&e->lock);
     cache_put(e, o);
-    release_object(e, w->pinned);
-    w->pinned = o;
+    /* Both are kept until the entry is done, however little the cache holds: else they would take turns */
+    release_object(e, w->pinned[1]);
+    w->pinned[1] = w->pinned[0];
+    w->pinned[0] = o;
     pthread_mutex_unlock(&e->lock);
     return R_IDLE;
 }
@@ -2452,12 +2464,9 @@ GS_API int gs_ingest_content(struct worker *w, int32_t index)
     w->event.data = o->data;
     w->event.size = o->size;
     w->event.kind = o->kind;
-    if (w->pinned) {
-        pthread_mutex_lock(&e->lock);
-        release_object(e, w->pinned);
-        w->pinned = NULL;
-        pthread_mutex_unlock(&e->lock);
-    }
+    pthread_mutex_lock(&e->lock);
+    unpin(w);
+    pthread_mutex_unlock(&e->lock);
     return R_IDLE;
 }
 
@@ -2630,7 +2639,7 @@ GS_API void gs_ingest_free(struct engine *e)
     for (struct worker *w = e->workers, *following; w; w = following) {
         following = w->next;
         release_object(e, w->odd);
-        release_object(e, w->pinned);
+        unpin(w);
         if (w->current) {
             free(w->current->data);
             free(w->current);

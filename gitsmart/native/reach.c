@@ -290,50 +290,49 @@ static int read_entry(const gs_pack *pack, uint64_t offset, size_t raw_len, uint
     return kind;
 }
 
-/* Find out the types of all of a pack's objects. */
+/* Find out the types of all of a pack's objects. Each delta is followed once, wherever its base lies: what was
+ * found at the chain's end is noted for all that was passed. */
 GS_API int32_t gs_types(const gs_pack *pack, uint32_t raw_len)
 {
-    uint32_t count = pack->count, i, left = 0, had;
+    uint32_t count = pack->count, i;
     uint64_t *offsets = malloc(8 * (size_t)count + 8);
-    if (!offsets)
-        return GS_NO_MEMORY;
-    for (i = 0; i < count; i++)
+    uint32_t *chain = malloc(4 * (size_t)count + 4);
+    int32_t result = !offsets || !chain ? GS_NO_MEMORY : GS_OK;
+    for (i = 0; i < count && !result; i++)
         offsets[i] = offset_at(pack, position_of_rank(pack, i));
-    do {
-        had = left;
-        left = 0;
-        for (i = 0; i < count; i++) {
+    for (i = 0; i < count && !result; i++) {
+        uint32_t at = i, depth = 0;
+        int kind;
+        while (!(kind = pack->types[at])) {
             uint64_t size, base, start;
-            int kind;
-            if (pack->types[i])
-                continue;
-            kind = read_entry(pack, offsets[i], raw_len, &size, &base, &start);
-            if (kind < 0) {
-                free(offsets);
-                return GS_MALFORMED;
+            uint32_t low = 0, high = count;
+            kind = read_entry(pack, offsets[at], raw_len, &size, &base, &start);
+            if (kind < 0 || depth == count) { /* as many deltas as objects: they go in a circle */
+                result = GS_MALFORMED;
+                break;
             }
-            if (kind >= OFS_DELTA) {
-                uint32_t low = 0, high = count;
-                while (low < high) {
-                    uint32_t middle = low + (high - low) / 2;
-                    if (offsets[middle] < base)
-                        low = middle + 1;
-                    else
-                        high = middle;
-                }
-                if (low == count || offsets[low] != base) {
-                    free(offsets);
-                    return GS_MALFORMED;
-                }
-                kind = pack->types[low];
-                if (!kind)
-                    left++; /* a base that comes later */
+            chain[depth++] = at;
+            if (kind < OFS_DELTA)
+                break;
+            while (low < high) {
+                uint32_t middle = low + (high - low) / 2;
+                if (offsets[middle] < base)
+                    low = middle + 1;
+                else
+                    high = middle;
             }
-            pack->types[i] = (uint8_t)kind;
+            if (low == count || offsets[low] != base) {
+                result = GS_MALFORMED;
+                break;
+            }
+            at = low;
         }
-    } while (left && left != had);
+        while (depth && !result)
+            pack->types[chain[--depth]] = (uint8_t)kind;
+    }
     free(offsets);
-    return left ? GS_MALFORMED : GS_OK;
+    free(chain);
+    return result;
 }
 
 /* Set the bits of the objects of a type (types must be known). `out` has (count + 7) / 8 bytes. */

@@ -168,9 +168,13 @@ class Reachability:
             is_forward = is_forward and peeled is not None and peeled[1] == COMMIT
             if peeled is not None:
                 gone.add(peeled[0])
-        if not is_forward or len(self._reached_commits(tips, gone, shallow, tick)) < len(gone):
-            self._forget()
-            old = frozenset()
+        try:
+            if not is_forward or len(self._reached_commits(tips, gone, shallow, tick)) < len(gone):
+                self._forget()
+                old = frozenset()
+        except BaseException:
+            self._heads = None  # they are of refs that were not gone over to
+            raise
         self._lot = 1
         # `first` before a tag of the same commit
         for tip in sorted(tips - old, key=lambda tip: tip != first):

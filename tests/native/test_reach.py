@@ -294,3 +294,33 @@ def test_broken_packs_are_survived(seed: int, draw: st.DataObject) -> None:
                     closure._find(pack, lambda number: None)
                 except (PackError, BrokenError):
                     continue
+
+
+@pytest.mark.parametrize("is_circle", [False, True])
+def test_types_of_a_chain_that_lies_backwards(tmp_path: Path, is_circle: bool) -> None:
+    """Each delta before its base. (It took as many passes as it is long.)"""
+    count = 3000
+    names = [index.to_bytes(20, "big") for index in range(count)]
+    body = zlib.compress(number(1) * 2 + b"\x01x")
+    out, offsets = bytearray(struct.pack(">4sII", b"PACK", 2, count)), array("Q")
+    for index in range(count):
+        offsets.append(len(out))
+        if index < count - 1 or is_circle:
+            out += head(7, 4) + names[(index + 1) % count] + body
+        else:
+            out += head(COMMIT, 1) + zlib.compress(b"x")
+    offsets.append(len(out))
+    checksum = SHA1.new_hash()
+    checksum.update(out)
+    (tmp_path / "pack-x.pack").write_bytes(bytes(out) + checksum.digest())
+    crcs = array("I", bytes(4 * count))
+    pieces = index_pieces(
+        b"".join(names), crcs, offsets[:-1], order_by_name(b"".join(names), 20), checksum.digest(), SHA1
+    )
+    (tmp_path / "pack-x.idx").write_bytes(b"".join(pieces))
+    whole = PackMap((PackFile(tmp_path / "pack-x.pack", SHA1),), 20)
+    if is_circle:
+        with pytest.raises(PackError):
+            whole.know_types()
+    else:
+        assert int.from_bytes(whole.of_type(COMMIT), "little").bit_count() == count

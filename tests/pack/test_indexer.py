@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -478,6 +478,39 @@ def test_thin_base_that_also_comes(directory: Path, tmp_path: Path, git: Git) ->
 
 
 # --- facts
+
+
+def test_same_object_from_two_thin_bases(
+    directory: Path, git: Git, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both bases are needed to compare the two, and neither stays in the cache."""
+    path = tmp_path / "two.git"
+    git("init", "-q", "--bare", path)
+    builder, same = Builder(), "same " * 20_000
+    for first in "ab":
+        base = git("hash-object", "-w", "--stdin", cwd=path, input=first + same).strip()
+        builder.ref(bytes.fromhex(base), delta(100_001, 100_000, copy(1, 100_000)))
+    reads = 0
+    read = ObjectStore.read
+
+    def counted(self: ObjectStore, *args: Any, **more: Any) -> tuple[int, bytes]:
+        nonlocal reads
+        reads += 1
+        assert reads < 20, "it goes round and round"
+        return read(self, *args, **more)
+
+    monkeypatch.setattr(ObjectStore, "read", counted)
+    store = ObjectStore(path / "objects", SHA1)
+    result = ingest_pack(
+        pieces_of(builder.pack()),
+        directory,
+        SHA1,
+        bases=store,
+        limits=GENEROUS,
+        tick=lambda done, total: None,
+        cache_bytes=1,
+    )
+    assert dict(result.facts.own) == {name_of(BLOB, same.encode()): BLOB}
 
 
 def test_facts(directory: Path, nothing: ObjectStore) -> None:

@@ -203,6 +203,28 @@ def test_who_is_stopped_leaves_the_walk_whole(repo: Repo, monkeypatch: pytest.Mo
     assert calls > 3
 
 
+def test_who_is_stopped_between_refs_leaves_those_of_before(
+    repo: Repo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = repo.run("rev-parse", "main").encode()
+    new = repo.run("commit-tree", "-p", "main", "-m", "new", "main^{tree}").encode()
+    before, after = frozenset({old}), frozenset({new})
+    unreached = repo.reachability.unreached
+    assert unreached(before, {bytes.fromhex(new.decode())}, tick=no_tick)
+    walk = module.walk_commits  # type: ignore[attr-defined]
+
+    def failing(*args: Any, **more: Any) -> Any:
+        raise Disconnected("gone")
+
+    monkeypatch.setattr(module, "walk_commits", failing)
+    with pytest.raises(Disconnected):
+        unreached(after, [repo.oid("main~2")], tick=no_tick)
+    monkeypatch.setattr(module, "walk_commits", walk)
+    wanted = bytes.fromhex(new.decode())
+    assert unreached(before, [wanted], tick=no_tick) == {wanted}
+    assert unreached(after, [repo.oid("main~2"), wanted], tick=no_tick) == set()
+
+
 def test_what_was_noted_is_proven(repo: Repo) -> None:
     reached = repo.reached()
     kinds = {raw_oid: repo.store.type_of(raw_oid) for raw_oid in reached}
