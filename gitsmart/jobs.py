@@ -489,7 +489,8 @@ HELD_CPU_S: Final = 0.15
 interpreter lock, so this is about what others feel; and it is lost when the work moves."""
 
 HELD_WORK_S: Final = 0.3
-"""The seconds that it may wait for a thread that works for it, and shares the lock just so."""
+"""The CPU seconds that the process may use while it waits for a thread that works for it: that one's, and
+those of others in its way. Not seconds of the clock: on a busy machine they say nothing."""
 
 HELD_BYTES: Final = 256 << 10
 """A service that has written this much within its time stays: what streams that fast (a cached pack) takes
@@ -586,11 +587,11 @@ class HeldChannel:
 
     def count_waiting(self) -> None:
         """From now on another thread works for this one: waiting for it counts as work."""
-        self._began_work = self._began_work or time.monotonic()
+        self._began_work = self._began_work or time.process_time()
 
     def _look(self) -> None:
         now = time.monotonic()
-        if self._began_work and now - self._began_work >= HELD_WORK_S:
+        if self._began_work and time.process_time() - self._began_work >= HELD_WORK_S:
             self.move()
         cpu = time.thread_time() - self._began_cpu
         if cpu >= HELD_CPU_S:
