@@ -9,8 +9,8 @@ taken apart by `git index-pack` in an empty repository (without --strict: that w
 to, which no fetch with haves, filter or depth has).
 
 git itself gives two answers: with bitmaps what is reached from the wants and not from the haves, without them
-now and then an object more. Ours must hold all of the smaller set, and nothing that the wants don't reach; each
-that neither answer of git has is counted as "more".
+now and then an object more. Ours must hold all of the smaller set, and nothing that the wants don't reach; an
+answer with what neither of git's has is counted as "more".
 """
 
 import argparse
@@ -162,8 +162,8 @@ def check(source: Path, pairs: int, seed: int, scratch: Path) -> int:
     finally:
         server.stop()
     print(
-        f"{source}: {total} answers, {same} the same as git's without bitmaps, {fewer} between that and git's "
-        f"with, {more} with more, {wrong} wrong",
+        f"{source}: {total} answers, {same} the same as git's without bitmaps, {fewer} between that and "
+        f"git's with, {more} with more, {wrong} wrong",
         flush=True,
     )
     return wrong
