@@ -50,6 +50,7 @@ from gitsmart.repo.root import RepositoryRoot
 from gitsmart.service.options import ServiceOptions
 from gitsmart.supervisor import CUT, READY, Role, Supervisor, stop_signals
 from gitsmart.telemetry import log
+from gitsmart.upkeep import NICE, Upkeep, hold_root
 from gitsmart.workers import Workers
 
 __all__ = ["CannotListen", "create_app", "git_routes", "maintain", "run", "serve"]
@@ -238,9 +239,13 @@ async def _serve(
         _application(site), body_timeout_s=idle_s, write_timeout_s=idle_s, shares_sockets=shares_sockets
     )
     server.add_sockets(sockets)
+    upkeep = Upkeep(site.config, site.workers)
+    if site.config.maintenance.auto:
+        site.on_pushed = upkeep.pushed
     on_ready()
     await stopping.wait()
     await _drain(site, server, at_once)
+    await upkeep.stop(CUT_OFF_S)
     site.workers.close()
     return site.workers.join(CUT_OFF_S)
 
@@ -482,6 +487,15 @@ def maintain(
         )
         announce(words + (f"; {report.note}" if report.note else ""))
     return fine
+
+
+def maintain_after_push(name: str) -> int:
+    """Maintain one repository in the process that `Upkeep` started for it, and return its exit status."""
+    config = configuration.restore(sys.stdin.buffer.read())
+    os.nice(NICE)
+    if not hold_root(config.server.root):
+        return 0
+    return 0 if maintain(config, [name], full=None, announce=lambda _: None) else 1
 
 
 def run(config: Config, *, announce: Callable[[str], None]) -> None:

@@ -26,11 +26,14 @@ __all__ = [
     "Git",
     "Http",
     "Limits",
+    "Maintenance",
     "Network",
     "Push",
     "Server",
+    "dump",
     "load",
     "options",
+    "restore",
 ]
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -136,6 +139,14 @@ class Cache(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     directory: OptionalPath = ""
 
 
+class Maintenance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[maintenance]: what is done for repositories after pushes."""
+
+    auto: Switch = True
+    packs: Count = 20
+    interval_s: Seconds = 60.0
+
+
 class Git(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """[git]: git config for all repositories, and what of it they can't change."""
 
@@ -151,6 +162,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     limits: Limits = Limits()
     push: Push = Push()
     cache: Cache = Cache()
+    maintenance: Maintenance = Maintenance()
     git: Git = Git()
     git_config: tuple[tuple[str, str], ...] = ()
     """The names and values of [git], in order; a name may come several times."""
@@ -175,7 +187,15 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 _SECTIONS: dict[
-    str, type[Server] | type[Http] | type[Access] | type[Limits] | type[Push] | type[Cache] | type[Git]
+    str,
+    type[Server]
+    | type[Http]
+    | type[Access]
+    | type[Limits]
+    | type[Push]
+    | type[Cache]
+    | type[Maintenance]
+    | type[Git],
 ] = {
     "server": Server,
     "access": Access,
@@ -183,6 +203,7 @@ _SECTIONS: dict[
     "limits": Limits,
     "push": Push,
     "cache": Cache,
+    "maintenance": Maintenance,
     "git": Git,
 }
 
@@ -227,9 +248,20 @@ def load(path: Path | None = None, flags: Mapping[str, tuple[str, object]] | Non
         limits=Limits(**values["limits"]),  # type: ignore[arg-type]
         push=Push(**values["push"]),  # type: ignore[arg-type]
         cache=Cache(**values["cache"]),  # type: ignore[arg-type]
+        maintenance=Maintenance(**values["maintenance"]),  # type: ignore[arg-type]
         git=Git(**values["git"]),  # type: ignore[arg-type]
         git_config=tuple(git_config),
     )
+
+
+def dump(config: Config) -> bytes:
+    """Write a Config for another process of ours."""
+    return msgspec.json.encode(config)
+
+
+def restore(data: bytes) -> Config:
+    """Read what `dump` wrote."""
+    return msgspec.json.decode(data, type=Config)
 
 
 def _read(path: Path, git_config: list[tuple[str, str]]) -> Iterator[tuple[str, str, object]]:

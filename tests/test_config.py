@@ -41,12 +41,12 @@ def test_file_is_read_and_flags_win(write: Writer) -> None:
         pytest.param("[server]\nprot = 1\n", ["'server.prot'", "host", "port"], id="unknown key"),
         pytest.param(
             "[servre]\nport = 1\n",
-            ["'servre'", "access, cache, git, http, limits, push, server"],
+            ["'servre'", "access, cache, git, http, limits, maintenance, push, server"],
             id="unknown section",
         ),
         pytest.param(
             "port = 1\n",
-            ["'port'", "access, cache, git, http, limits, push, server"],
+            ["'port'", "access, cache, git, http, limits, maintenance, push, server"],
             id="key outside a section",
         ),
         pytest.param("server = 1\n", ["'server'", "[server]"], id="section is a value"),

@@ -28,6 +28,7 @@ from gitsmart.errors import AuthenticationRequired, Disconnected, ProtocolError
 from gitsmart.httpd.errors import CLIENT_LEFT, MethodNotAllowed, answer_to
 from gitsmart.jobs import JobQueue
 from gitsmart.repo.ref_view import namespace_prefix
+from gitsmart.repo.repository import Repository
 from gitsmart.repo.root import RepositoryRoot
 from gitsmart.service.options import ServiceOptions
 from gitsmart.workers import Workers
@@ -65,6 +66,8 @@ class Site:
     draining: bool = False
     active: set["Handler"] = field(default_factory=set)
     """Requests that have begun and not ended."""
+    on_pushed: Callable[[Repository], None] | None = None
+    """Called when a push has ended, whatever became of it."""
     on_idle: Callable[[], None] | None = None
     """Called when the last of them has ended."""
 

@@ -131,6 +131,7 @@ class SmartHandler(Handler):
         self._task: asyncio.Task[None] | None = None
         self._body_ended = asyncio.Event()
         self._report = ServiceReport()
+        self._pushed_to: Repository | None = None
         self.add_cors_headers()
 
     def set_default_headers(self) -> None:
@@ -274,6 +275,8 @@ class SmartHandler(Handler):
         except Exception as error:
             self._service_failed(error)
             return
+        if self._pushed_to is not None and self.site.on_pushed is not None:
+            self.site.on_pushed(self._pushed_to)
         if exchange.broken is not None:
             self.error = self.error or exchange.broken
             self.cut()
@@ -404,6 +407,8 @@ class ServiceRpc(SmartHandler):
             coding=self.coding if self.coding in CODINGS else "",
             gzip=self.may_gzip(),
         )
+        if self.service == RECEIVE_PACK:
+            self._pushed_to = repo
         here = partial(_serve, repo, job, self.site, self.site.options, self.note_gzip)
         queue = self.site.jobs
         if queue is None or (self.service == RECEIVE_PACK and self._is_light_push()):

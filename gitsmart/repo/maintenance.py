@@ -62,6 +62,7 @@ FULL_LEAST, FULL_PART = 2_000, 10
 """A run becomes a full one when so many objects, and one in so many, are outside of the bitmap's pack."""
 
 _GATE_S = 5.0
+_UNFINISHED_S = 60  # closure.py writes its small files within milliseconds
 _SIDE = ("info", "gitsmart")
 _SUFFIXES = (".idx", ".rev", ".bitmap", ".mtimes", ".pack")  # in the order of removal
 _STEM = re.compile(r"pack-[0-9A-Za-z_-]+")
@@ -218,13 +219,14 @@ class _Run:
 
     def run(self, full: bool | None) -> None:
         report = self.report
-        _finish_removal(self.objects_dir)
+        left = _finish_removal(self.objects_dir)
         self._pack_refs()
         self.store.refresh()
         report.packs_before = report.packs = len(self.store.own_packs())
         if self.config.get_bool("extensions.preciousObjects"):
             report.note = "extensions.preciousObjects: packs are left as they are"
         else:
+            self._remove_repeated(left)
             packs = self._joinable()
             if full is None:
                 full = self._pays_full(packs)
@@ -279,6 +281,14 @@ class _Run:
 
     def _wants_bitmap(self) -> bool:
         return self.config.get_bool("repack.writeBitmaps", self.is_bare)
+
+    def _remove_repeated(self, stems: Collection[str]) -> None:
+        """Remove those of the packs, which a killed run meant to, that are in others indeed."""
+        for pack in self.store.own_packs() if stems else ():
+            others = [other for other in self.store.own_packs() if other is not pack]
+            if pack.path.stem in stems and not absent_from(others, pack):
+                self._remove([pack], ())
+                self.store.refresh()
 
     # -- joining some
 
@@ -685,17 +695,29 @@ def _targets(store: ObjectStore, oids: Iterable[bytes], *, missing_ok: bool) -> 
     return list(found.items())
 
 
-def _finish_removal(objects_dir: Path) -> None:
-    """Remove the rest of packs that a run was removing when it was killed."""
+def _finish_removal(objects_dir: Path) -> list[str]:
+    """Remove the rest of packs that a run was removing when it was killed, and files that were being made.
+
+    Returns the names of those packs that it had not begun with.
+    """
+    for unfinished in objects_dir.joinpath(*_SIDE).glob("tmp-*"):
+        with contextlib.suppress(OSError):
+            if time.time() - unfinished.stat().st_mtime > _UNFINISHED_S:
+                unfinished.unlink()
     journal = objects_dir.joinpath(*_SIDE, "removing")
     try:
         stems = journal.read_text("ascii").split("\n")
     except (OSError, ValueError):
-        return
+        return []
+    left = []
     for stem in stems:
         path = objects_dir / "pack" / stem
-        if not _STEM.fullmatch(stem) or os.path.lexists(f"{path}.idx") or os.path.lexists(f"{path}.keep"):
+        if not _STEM.fullmatch(stem):
+            continue
+        if os.path.lexists(f"{path}.idx") or os.path.lexists(f"{path}.keep"):
+            left.append(stem)
             continue
         for suffix in _SUFFIXES:
             Path(f"{path}{suffix}").unlink(missing_ok=True)
     journal.unlink(missing_ok=True)
+    return left
