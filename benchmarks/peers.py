@@ -11,6 +11,7 @@ import contextlib
 import itertools
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -81,6 +82,10 @@ class ControlGroup:
         return ["sh", "-c", f'echo $$ > {self.path}/cgroup.procs && exec "$@"', "sh", *command]
 
     def remove(self) -> None:
+        """End what is left of what was started here (fcgiwrap leaves its workers), and the group."""
+        for pid in (self.path / "cgroup.procs").read_text().split():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(pid), signal.SIGKILL)
         for _ in range(100):
             try:
                 self.path.rmdir()
