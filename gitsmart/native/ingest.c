@@ -382,7 +382,7 @@ GS_API void gs_ingest_free(struct engine *e);
 
 GS_API struct engine *gs_ingest_new(struct gs_config *config)
 {
-    int code;
+    int code = 0;
     config->os_error = ENOMEM;
     struct engine *e = calloc(1, sizeof *e);
     if (!e)

@@ -168,8 +168,8 @@ class PackPlan:
         """Give the packs that this one can be built on, the most promising first."""
         walks = 0
         for base in chain(self._whole_packs(sink.tick), sink.bases()):
-            left = base.roots.difference(self.wants, self.tags)
-            if left:
+            left = base.roots.difference(self.wants)
+            if left and not self._are_tags_of_wants(left):
                 walks += 1
                 if walks > _WALKS:
                     return
@@ -199,10 +199,23 @@ class PackPlan:
                 contains=pack.__contains__,
             )
 
+    def _are_tags_of_wants(self, roots: frozenset[bytes]) -> bool:
+        """Whether `roots` are tags that go along, all of wants themselves: no walk is needed then."""
+        if not roots <= self.tags:
+            return False
+        peel = self.repo.objects.peel
+        try:
+            wanted = {peel(want)[1] for want in self.wants}
+            return all(peel(root)[1] in wanted for root in roots)
+        except (ObjectMissing, PackError):
+            return False
+
     def _reach(self, roots: frozenset[bytes], tick: Callable[[int], None]) -> bool:
-        """Whether the wants lead to all of `roots`, commits."""
+        """Whether the wants lead to all of `roots`: commits, and tags of commits that go along."""
         store = self.repo.objects
         try:
+            # A tag goes along if what it names is sent anyway, and brings nothing else with it.
+            roots = frozenset(store.peel(root)[1] if root in self.tags else root for root in roots)
             if any(store.type_of(root) != COMMIT for root in roots):
                 return False
             peeled = [store.peel(want)[1:] for want in self.wants]

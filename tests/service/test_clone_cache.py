@@ -305,3 +305,20 @@ def test_a_pack_that_holds_more_is_not_sent_whole(served: Served, clones: Clones
     place = clones.directory.parent / "refs-only"
     assert unpack(served.git, pack, place) == served.objects("main")
     settle()
+
+
+def test_a_tag_brings_nothing_along_but_itself(served: Served, clones: Clones, tmp_path: Path) -> None:
+    """A whole pack is no base where only a tag, which nobody asked for, leads to some of it."""
+    tree = served.git("rev-parse", "main^{tree}", cwd=served.path).strip()
+    apart = served.git("commit-tree", "-m", "apart", tree, cwd=served.path).strip()
+    served.git("tag", "-a", "-m", "t", "apart", apart, cwd=served.path)
+    main = served.git("rev-parse", "main", cwd=served.path).strip()
+    served.git("tag", "-a", "-m", "t", "here", main, cwd=served.path)
+    served.git("branch", "-D", "topic", cwd=served.path)
+    served.git("repack", "-adq", cwd=served.path)
+    clones.restart()
+    for number in range(2):  # made, and out of the cache
+        pack, _ = clones.fetch(b"want " + main.encode(), b"include-tag")
+        found = unpack(served.git, pack, tmp_path / f"apart{number}")
+        assert apart not in found
+        assert found >= served.objects("main") | {served.git("rev-parse", "here", cwd=served.path).strip()}
