@@ -35,6 +35,7 @@ _logger = logging.getLogger(__name__)
 # A directory that changed this shortly before it was listed may have changed again, unseen, within the same
 # tick of its file system's clock (4 ms or 10 ms on Linux): it is listed again.
 _RACY_NS = 20_000_000
+_COARSE_NS = 2_020_000_000
 # A repack makes a handful of changes within a few milliseconds, and then none for as long as a pack takes.
 _LISTINGS = 50
 
@@ -87,7 +88,8 @@ class _Watch:
         """Note that what `look` gave `state` for was listed; `before_ns` is the wall clock before it."""
         self._seen = state
         # A time in the future is racy too: the clock was set back, and may come to that time again.
-        self.racy = before_ns - state[0] < _RACY_NS
+        # Where times have whole seconds only, all of that second (on FAT, of two) is.
+        self.racy = before_ns - state[0] < (_RACY_NS if state[0] % 1_000_000_000 else _COARSE_NS)
 
 
 class LooseObject:

@@ -43,6 +43,14 @@ _READ_BYTES = 4096
 _SETTLED_NS = (
     20_000_000  # a directory's mtime moves in ticks of up to 10 ms: younger than two can't be trusted
 )
+_COARSE_NS = (
+    2_020_000_000  # some file systems' times have whole seconds only: ext3, ext4 of small inodes, FAT (2)
+)
+
+
+def _is_past(time_ns: int, now_ns: int) -> bool:
+    """Whether nothing that happens from `now_ns` on is given that time by the file system."""
+    return time_ns < now_ns - (_SETTLED_NS if time_ns % 1_000_000_000 else _COARSE_NS)
 
 
 class PackedRefs:
@@ -135,11 +143,14 @@ class _State:
 
     def is_settled(self) -> bool:
         """Whether a later change of anything would be seen: each has a time that no change gives any more."""
-        bound = self.began_ns - _SETTLED_NS
+        began = self.began_ns
         return (
             self.is_whole
-            and all(mtime < bound for mtime, _ in self.folders.values())
-            and all(mtime < bound and ctime < bound for mtime, ctime, _, _ in self.files.values())
+            and all(_is_past(mtime, began) for mtime, _ in self.folders.values())
+            and all(
+                _is_past(mtime, began) and _is_past(ctime, began)
+                for mtime, ctime, _, _ in self.files.values()
+            )
         )
 
 
@@ -331,7 +342,7 @@ class FilesRefStore(RefStore):
                 break  # a folder that went while we looked; what it held is packed or deleted
             except OSError as error:
                 raise RepositoryUnusable("the repository's refs can't be read") from error
-            if before == after and after < time.time_ns() - _SETTLED_NS:
+            if before == after and _is_past(after, time.time_ns()):
                 state.folders[folder] = (before, seen.st_ino)
                 break
         else:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from gitsmart.errors import RepositoryUnusable
+from gitsmart.repo import files_refs
 from gitsmart.repo.refs import RefSnapshot, is_safe_ref
 from gitsmart.repo.repository import Repository
 from gitsmart.repo.root import RepositoryRoot
@@ -228,3 +229,39 @@ def test_the_same_list_is_given_while_nothing_changes(filled: tuple[Repository, 
         change()
         assert shown(repo.refs()) == git(path, "show-ref", "--head", "-d").splitlines()
         assert view is not repo.shown_refs("uploadpack")
+
+
+class _WholeSeconds:
+    """A stat's result, as a file system gives it whose times have whole seconds only."""
+
+    def __init__(self, found: os.stat_result) -> None:
+        self._found = found
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self._found, name)
+        return value // 1_000_000_000 * 1_000_000_000 if name.endswith("time_ns") else value
+
+
+def test_times_of_whole_seconds(
+    filled: tuple[Repository, Path], git: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Coarse:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(os, name)
+
+        def stat(self, path: bytes) -> _WholeSeconds:
+            return _WholeSeconds(os.stat(path))
+
+        def fstat(self, fd: int) -> _WholeSeconds:
+            return _WholeSeconds(os.fstat(fd))
+
+    repo, path = filled
+    oid = git(path, "rev-parse", "refs/heads/main")
+    monkeypatch.setattr(files_refs, "os", Coarse())
+    while time.time() % 1 > 0.3:
+        time.sleep(0.01)
+    (path / "refs/heads/new1").write_bytes(oid + b"\n")
+    time.sleep(0.1)
+    assert b"refs/heads/new1" in [ref.name for ref in repo.refs().refs]
+    (path / "refs/heads/new2").write_bytes(oid + b"\n")
+    assert b"refs/heads/new2" in [ref.name for ref in repo.refs().refs]
