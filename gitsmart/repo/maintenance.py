@@ -300,7 +300,9 @@ class _Run:
         if not chosen and not loose:
             self._write_graph(None)
             return
-        whole = PackMap(self.store.own_packs(), self.format.raw_len)
+        # Not cruft packs: what git wrote anew though it is in one counts as young
+        lasting = [p for p in self.store.own_packs() if not p.path.with_suffix(".mtimes").exists()]
+        whole = PackMap(lasting, self.format.raw_len)
         names = list(loose)
         new_loose = [
             name for name, number in zip(names, whole.numbers_of(names), strict=True) if number is None
@@ -309,7 +311,7 @@ class _Run:
         new = join_objects(self.store, unique_parts(chosen, self.format), new_loose, staging, tick=self.tick)
         self.report.joined = 0 if new is None else new.count
         self.report.loose = len(loose)
-        staying = [pack for pack in self.store.own_packs() if pack not in chosen]
+        staying = [pack for pack in lasting if pack not in chosen]
         if new is not None:
             self._check_all([new], chosen, ())
             times = [pack.path.stat().st_mtime_ns for pack in chosen]

@@ -198,6 +198,21 @@ def test_what_something_young_refers_to_stays(git: Git, pushed: PushMany) -> Non
     assert all(has(git, path, oid) for oid in (blob, tree, commit))
 
 
+def test_what_was_written_anew_is_young_again(git: Git, pushed: PushMany) -> None:
+    path = pushed(1)
+    lost = unreachable(git, path)
+    make_old(path, 30)
+    git("config", "gc.pruneExpire", "60.days.ago", cwd=path)
+    maintain(path, full=True)
+    assert unreachable(git, path) == lost
+    assert len(loose_of(path)) == 3, "git does so, rather than to touch a cruft pack"
+    maintain(path)
+    assert loose_of(path) == []
+    git("config", "gc.pruneExpire", "9.days.ago", cwd=path)
+    assert maintain(path, full=True).dropped == 0
+    assert all(has(git, path, oid) for oid in lost)
+
+
 @pytest.mark.parametrize("where", ["ref", "reflog", "FETCH_HEAD", "worktree", "index", "tag"])
 def test_whatever_names_an_object_keeps_it(git: Git, pushed: PushMany, where: str) -> None:
     path = pushed(1)
