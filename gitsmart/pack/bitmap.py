@@ -180,6 +180,9 @@ class Bitmaps:
         try:
             found = self._file.bits(row)
             if self._places is None:
+                if self._file.number % 64 and int.from_bytes(found[-8:], "little") >> self._file.number % 64:
+                    # They would be taken for the next pack's objects
+                    raise PackError("a bitmap has bits that stand for nothing")
                 found.extend(bytes(max(0, (self.map.total + 63) // 64 * 8 - len(found))))
                 return found
             out = self.map.empty()

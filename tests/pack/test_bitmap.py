@@ -10,7 +10,14 @@ import pytest
 
 from gitsmart.errors import PackError
 from gitsmart.pack import bitmap as module
-from gitsmart.pack.bitmap import BitmapFile, bitmaps_of, select_commits, write_bitmap, write_multi_pack_index
+from gitsmart.pack.bitmap import (
+    BitmapFile,
+    bitmaps_of,
+    format_bitmap,
+    select_commits,
+    write_bitmap,
+    write_multi_pack_index,
+)
 from gitsmart.pack.ewah import positions
 from gitsmart.pack.midx import read_midx, write_midx
 from gitsmart.pack.objects import BLOB, COMMIT, SHA1, SHA256, TAG, TREE, ObjectFormat
@@ -237,3 +244,28 @@ def test_our_multi_pack_bitmap_is_accepted_by_git(
             write_multi_pack_index(store, store.packs(), tips)
     with pytest.raises(PackError, match="needs packs"):
         write_multi_pack_index(store, [], tips)
+
+
+def test_bits_behind_the_last_object(new_history: "Callable[..., Any]") -> None:
+    """They don't become the first objects of another pack."""
+    history = new_history()
+    history.grow(20, unpack=False)
+    history.git("repack", "-adq")
+    history.grow(3, unpack=False)
+    store = history.store()
+    pack = max(store.packs(), key=lambda pack: pack.count)
+    assert pack.count % 64
+    (tip,) = history.oids("refs/heads/c20")
+    position = pack.position_of(tip)
+    assert position is not None
+    bits = bytearray((pack.count + 63) // 64 * 8)
+    none = bytes(bits)
+    bits[pack.count >> 3] |= 1 << (pack.count & 7)
+    data = format_bitmap([(position, lambda: bits)], [none] * 4, pack.checksum, store.format)
+    pack.path.with_suffix(".bitmap").write_bytes(data)
+    bitmaps = bitmaps_of(history.store())
+    assert bitmaps is not None
+    number = bitmaps.map.number_of(tip)
+    assert number is not None
+    assert bitmaps.bits(number) is None
+    assert len(bitmaps) == 0
