@@ -210,6 +210,8 @@ class PackSink:
         self._spooling = not self._shared
         self._is_filing = self._shared
         """There is a file, and it takes what comes."""
+        self._is_paced = False
+        """Without: only as much is held as the slowest reader may lag behind."""
         self._skip = PACK_HEAD_BYTES
         self._held = b""
         self._digest = None if pack.base is None else self._key.format.new_hash()
@@ -331,6 +333,9 @@ class PackSink:
                     pack.pieces_at = pack.size
                     pack.changed.notify_all()
                 return
+        if not self._spooling and not self._is_paced:
+            self._is_paced = True
+            self._cache.unlist(pack)  # whoever comes now would wait for those who read slowly
         with pack.changed:
             pack.pieces.append(bytes(data))
             pack.size += len(data)

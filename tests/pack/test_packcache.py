@@ -232,6 +232,28 @@ def test_storage_that_takes_nothing_is_done_without(tmp_path: Path) -> None:
     assert cache.sweep() == 0
 
 
+@pytest.mark.parametrize("shared", [True, False])
+def test_who_stalls_holds_up_nobody_who_comes_later(*, shared: bool) -> None:
+    """Without a file no more is held than the slowest reader may lag behind."""
+    cache = PackCache(None, limit_bytes=1 << 30, repository_bytes=1 << 30)
+    size = 8 << 20
+
+    def make(sink: PackSink) -> Facts:
+        sink.begin(1)
+        for _ in range(size >> 16):
+            sink.write(bytes(1 << 16))
+        return Facts(count=1, oids=[], roots=[], stats=(0,) * 8)
+
+    with open_stream(cache, make, shared=shared) as stalled:
+        assert stalled.read(1, 10)
+        deadline = time.monotonic() + 10
+        while cache._packs and time.monotonic() < deadline:
+            time.sleep(0.01)
+        with open_stream(cache, make, shared=shared) as stream:
+            assert len(read(stream)) == size
+    settle()
+
+
 def test_packs_above_the_limit_are_not_kept(tmp_path: Path) -> None:
     cache = PackCache(tmp_path, limit_bytes=3_000_000, repository_bytes=2_000_000)
     maker = Maker()
