@@ -32,12 +32,13 @@ from gitsmart.pack.writer import write_pack
 __all__ = ["absent_from", "format_mtimes", "geometric_split", "join_objects", "read_mtimes", "unique_parts"]
 
 _DEEP, _CUT_EVERY = 100, 50
+# As far as the indexer in C goes (indexer_native.is_possible): what is beyond is not joined
 _LIMITS = IngestLimits(
-    objects=(1 << 32) - 1,
+    objects=(1 << 30) - 1,
     object_bytes=1 << 62,
-    delta_bytes=1 << 62,
-    structure_bytes=1 << 62,
-    delta_depth=1 << 30,
+    delta_bytes=1 << 30,
+    structure_bytes=1 << 30,
+    delta_depth=(1 << 16) - 1,
 )
 
 Tick = Callable[[int], None]
@@ -59,6 +60,7 @@ def join_objects(
 
     Raises:
         ObjectMissing, PackError: an object is missing or broken.
+        LimitExceeded: a delta, or what it makes, is larger than 1 GiB.
         OSError: the disk says no.
     """
     selection = Selection(dict.fromkeys(loose, BLOB), set(), tuple(parts))

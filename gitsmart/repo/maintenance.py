@@ -344,6 +344,8 @@ class _Run:
             self.report.note = f"not all that refs lead to is there: no full run ({error})"
             return False
         self.report.is_full = True
+        self._write_graph(roots)  # before anything goes that an older one may name; and it speeds up the rest
+        self.store.refresh()
         reached, loose = reach.bits(), self.store.own_loose()
         has_bitmap = self._wants_bitmap()
         sources = [*normal, *cruft]
@@ -378,7 +380,6 @@ class _Run:
         staying = [*new, *special]
         self._check_all(staying, replaced, dropped)
         self._check_loose([*staying, *lent], loose, dropped)
-        self._write_graph(roots)
         if dropped:
             self._drop(roots, replaced, loose, dropped)
         else:
