@@ -9,8 +9,8 @@ taken apart by `git index-pack` in an empty repository (without --strict: that w
 to, which no fetch with haves, filter or depth has).
 
 git itself gives two answers: with bitmaps what is reached from the wants and not from the haves, without them
-now and then an object more. Ours must hold all of the smaller set, and nothing that the wants don't reach; an
-answer with what neither of git's has is counted as "more".
+now and then an object more. Ours must hold all of the smaller set but what the haves reach, and nothing that
+the wants don't reach; an answer with what neither of git's has is counted as "more".
 """
 
 import argparse
@@ -41,6 +41,8 @@ class Sets:
             self.git("clone", "-q", "--mirror", str(source), str(copy))
             self.git("-C", str(copy), "config", "uploadpack.allowFilter", "true")
             self.git("-C", str(copy), "config", "uploadpack.allowAnySHA1InWant", "true")
+        for kept in self.copies[1].glob("objects/pack/*.keep"):
+            kept.unlink()  # comes from how the source was made; with it there is no bitmap
         self.git("-C", str(self.copies[1]), "repack", "-qadb")
         self.git("-C", str(self.copies[1]), "commit-graph", "write", "--reachable")
         for left in (
@@ -149,21 +151,23 @@ def check(source: Path, pairs: int, seed: int, scratch: Path) -> int:
             for copy in sets.copies:
                 got = sets.objects(sets.ours(port, copy, body))
                 total += 1
-                same += got == answers[0]
+                same += got in answers
                 lacking, extra = least - got, got - most
+                if lacking and haves:
+                    lacking -= sets.reached(haves)
                 if lacking or (extra and not extra <= sets.reached(wants)):
                     wrong += 1
                     print(f"WRONG {copy.name} {number}: {len(lacking)} lacking, {len(extra)} more, {body!r}")
                 elif extra:
                     more += 1
                     print(f"{copy.name} {number}: {len(extra)} more than git's {len(most)}, {body[:300]!r}")
-                elif got != answers[0]:
+                elif got not in answers:
                     fewer += 1
     finally:
         server.stop()
     print(
-        f"{source}: {total} answers, {same} the same as git's without bitmaps, {fewer} between that and "
-        f"git's with, {more} with more, {wrong} wrong",
+        f"{source}: {total} answers, {same} the same as one of git's, {fewer} others without what the "
+        f"haves reach, {more} with more, {wrong} wrong",
         flush=True,
     )
     return wrong
