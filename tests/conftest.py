@@ -216,7 +216,7 @@ def fsck(path: Path, *flags: str) -> None:
         encoding="utf-8",
     )
     notices = [line for line in result.stderr.splitlines() if not line.startswith("notice: ")]
-    assert (result.returncode, result.stdout, notices) == (0, "", []), f"fsck of {path}"
+    assert (result.returncode, result.stdout, notices) == (0, "", []), f"fsck of {path}: {notices}"
 
 
 def repository_files(path: Path) -> dict[str, str]:

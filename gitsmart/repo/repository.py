@@ -346,9 +346,13 @@ class Repository:
         except (RepositoryUnusable, OSError):
             return ()
 
+    @property
+    def has_reftables(self) -> bool:
+        return isinstance(self.ref_store, ReftableRefStore)
+
     def checked_out(self) -> frozenset[bytes]:
         """The refs that work trees have checked out, symrefs followed; see worktrees.py."""
-        if isinstance(self.ref_store, ReftableRefStore):
+        if self.has_reftables:
             heads = checked_out(
                 self._git_dir, is_bare=self.is_bare, head_of=lambda home: worktree_head(home, self.format)
             )

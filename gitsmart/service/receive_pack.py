@@ -125,6 +125,8 @@ class _Update:
     target: bytes
     """The ref that is written: `stored`, symrefs followed."""
     reason: str | None = None
+    error: str = ""
+    """What is still to be said of the refusal on band 2."""
     done: bool = False
     existed: bool = True
     """False: a delete of what isn't there. Done all the same, but no news for post-receive."""
@@ -203,6 +205,10 @@ class _ReceivePack:
             if signed != self._request.push_options:
                 self._refuse_all("inconsistent push options")  # git: cmd_receive_pack()
         self._judge(policy, warn=lambda _: None)
+        if self._may_be_told_too_early(policy):
+            for update in self._updates:
+                update.reason = None if update.error else update.reason
+                update.error = ""
         self._spread_atomic()
 
         with self._repo.begin_push() as push:
@@ -355,7 +361,9 @@ class _ReceivePack:
             if other is not None:
                 name = show_ref(update.command.ref)
                 other = self._repo.view("receive").shown(other) or other
-                error = f"cannot lock ref '{name}': '{show_ref(other)}' exists; cannot create '{name}'"
+                error = f"'{show_ref(other)}' exists; cannot create '{name}'"
+                if not self._repo.has_reftables:  # git: refs/files-backend.c lock_raw_ref()
+                    error = f"cannot lock ref '{name}': {error}"
                 self._refuse(update, Refusal(NAME_CONFLICT, error))
 
     def _judge_objects(self, policy: PushPolicy, push: Push) -> None:
@@ -376,7 +384,18 @@ class _ReceivePack:
 
     def _refuse(self, update: _Update, refusal: Refusal) -> None:
         update.reason = refusal.reason
-        self._say(f"error: {refusal.error}\n")
+        if self._request.atomic and refusal.reason not in _FOUND_BY_TRANSACTION:
+            update.error = refusal.error  # of several only the first is told: _spread_atomic()
+        else:
+            self._say(f"error: {refusal.error}\n")
+
+    def _may_be_told_too_early(self, policy: PushPolicy) -> bool:
+        """Whether an atomic push may have a refusal before those known so far, that takes its objects."""
+        if not (self._request.atomic and policy.deny_non_fast_forwards):
+            return False
+        first = next((place for place, update in enumerate(self._updates) if update.error), 0)
+        before = [update.command for update in self._updates[:first]]
+        return any(not (command.is_create or command.is_delete) for command in before)
 
     def _refuse_all(self, reason: str) -> None:
         for update in self._updates:
@@ -388,14 +407,19 @@ class _ReceivePack:
 
         Before anything is in place, unlike in git, where a tip with missing objects doesn't stop the rest
         of an atomic push. What the ref transaction would find is not told for each ref: it comes last, and
-        is one for all (git: builtin/receive-pack.c execute_commands_atomic()).
+        is one for all, and of all others only the first refusal counts (git: builtin/receive-pack.c
+        execute_commands_atomic()).
         """
         refused = [update for update in self._updates if update.reason is not None]
         if not self._request.atomic or not refused:
             return
         late = [update for update in refused if update.reason in _FOUND_BY_TRANSACTION]
         reason = ATOMIC_FAILED if len(late) == len(refused) else "atomic push failure"
-        for update in late:
+        told = [update for update in refused if update.error]
+        for update in told[:1]:
+            self._say(f"error: {update.error}\n")
+            update.error = ""
+        for update in [*late, *told[1:]]:
             update.reason = reason
         self._refuse_all(reason)
 
@@ -580,8 +604,7 @@ class _ReceivePack:
             if not self._run_hook("update", args=[command.ref, command.old, command.new]):
                 error = f"hook declined to update {show_ref(command.ref)}"
                 self._refuse(update, Refusal("hook declined", error))
-                if self._request.atomic:
-                    self._refuse_all("atomic push failure")
+                self._spread_atomic()
         self._extend_shallow(push)
         live = [update for update in self._updates if update.alive]
         if not live:

@@ -200,7 +200,8 @@ class _UploadPack:
             capabilities=self._features.capabilities,
             object_format=self._repo.format.name,
         )
-        line = self._packets.read_line()
+        # A connection may end here; a request that is sent for its answer may not.
+        line = self._packets.expect_line() if self._stateless else self._packets.read_line()
         if line is None:
             return False
         while (head := parser.receive(line)) is None:
@@ -334,10 +335,8 @@ class _UploadPack:
     # --------------------------------------------------------------------------------------------- v0, v1
 
     def _serve_v0(self) -> None:
-        line = self._packets.peek_line()
-        if line is None:
-            # A client that only looked at the refs hangs up, and git's probe may have no body at all.
-            return
+        if not self._stateless and self._packets.peek_line() is None:
+            return  # a client that only looked at the refs hangs up
         request = parse_upload_request(self._section(), hex_len=self._hex_len, filters=self._features.filter)
         self._note_client(request.agent, request.session_id)
         if not request.wants:
@@ -350,7 +349,7 @@ class _UploadPack:
         if request.is_deepening:
             self._write(b"".join(map(pkt, plan.lines)) + FLUSH_PKT)
             self._flush_if_stateful()
-        if self._stateless and self._packets.peek_line() is None:
+        if self._stateless and request.is_deepening and self._packets.peek_line() is None:
             # The client only wanted the shallow lines, and asks again with its haves.
             self._report.note = "shallow lines"
             return

@@ -85,7 +85,7 @@ class SideBandWriter:
     def error(self, message: str) -> None:
         """Send `message`, cut to one pkt-line, on band 3 behind all data. The client stops reading there."""
         self.flush()
-        text = message.encode("utf-8", "replace")[: self._limit - _HEADER - 1] + b"\n"
+        text = message.encode("utf-8", "replace")[: self._limit - _HEADER]  # the client ends the line
         self._write(b"%04x\x03%b" % (len(text) + _HEADER, text))
 
     def finish(self) -> None:

@@ -1,13 +1,15 @@
 """Repositories with reftables behind a server: any git pushes to them, one that knows them looks at them.
 
 The system's git need not know of reftables to be a client. What is on the server's disk is judged by a newer
-git, if there is one in PATH or in a folder that GITSMART_TEST_GITS names (separated as in PATH); else these
-tests are skipped.
+git, if there is one in PATH or among the binaries that GITSMART_TEST_GITS names (separated as in PATH); else
+these tests are skipped.
 """
 
+import hashlib
 import os
 import shutil
 import threading
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from gitsmart.pack.objects import SHA1, SHA256
 from gitsmart.repo.reftable import LogRecord, RefRecord
 from gitsmart.repo.reftable_stack import ReftableStack, merge_logs, merge_refs
 from gitsmart.repo.root import RepositoryRoot
+from gitsmart.wire.pktline import pkt
 from tests.conftest import Git, ServeFunction, Server, commit_file, hermetic_environ, leftovers
 
 RECEIVE_PACK = "--receive-pack=git receive-pack"  # else a `git-receive-pack` elsewhere in PATH may be taken
@@ -25,8 +28,8 @@ RECEIVE_PACK = "--receive-pack=git receive-pack"  # else a `git-receive-pack` el
 @pytest.fixture(scope="module")
 def newer(tmp_path_factory: pytest.TempPathFactory) -> Git:
     """A git that knows of reftables."""
-    folders = os.environ.get("GITSMART_TEST_GITS", "").split(os.pathsep)
-    for folder in ["", *filter(None, folders)]:
+    binaries = os.environ.get("GITSMART_TEST_GITS", "").split(os.pathsep)
+    for folder in ["", *(str(Path(binary).parent) for binary in filter(None, binaries))]:
         environ = hermetic_environ(tmp_path_factory.mktemp("home"))
         environ["PATH"] = os.pathsep.join(filter(None, [folder, environ["PATH"]]))
         git = Git(environ)
@@ -362,3 +365,58 @@ def test_git_can_go_on_after_us(newer: Git, root: Path, tmp_path: Path, object_f
     newer("refs", "migrate", "--ref-format=reftable", cwd=path)
     assert len(RepositoryRoot(root).open("app").refs().refs) == 2
     check(newer, path)
+
+
+def test_an_atomic_push_of_5000_refs(
+    git: Git, serve: ServeFunction, root: Path, tmp_path: Path, object_format: str
+) -> None:
+    """Without git's client: its time grows with the square of the refs of an atomic push."""
+    make(root, "app", object_format)
+    server = serve(root, "--anonymous", "write")
+    work = tmp_path / "work"
+    git("init", "-q", f"--object-format={object_format}", work)
+    tip = commit_file(git, work, "f", "one\n")
+    git("push", "-q", server.url_of("app.git"), "main", cwd=work)
+    names = [f"refs/heads/b{number:04d}" for number in range(5000)]
+    zero = "0" * len(tip)
+    lines = [pkt(f"{zero} {tip} {name}".encode()) for name in names]
+    lines[0] = pkt(f"{zero} {tip} {names[0]}\0report-status atomic object-format={object_format}".encode())
+    pack = b"PACK" + (2).to_bytes(4, "big") + bytes(4)
+    pack += hashlib.new(object_format, pack).digest()
+    request = urllib.request.Request(
+        server.url_of("app.git/git-receive-pack"),
+        b"".join(lines) + b"0000" + pack,
+        {"Content-Type": "application/x-git-receive-pack-request"},
+    )
+    with urllib.request.urlopen(request, timeout=100) as reply:
+        report = reply.read()
+    assert report.startswith(pkt(b"unpack ok\n"))
+    assert report.count(b"ok refs/heads/b") == 5000
+    expected = dict.fromkeys(["HEAD", *names, "refs/heads/main"], tip)
+    assert listed(git, server.url_of("app.git")) == expected
+    assert leftovers(root) == []
+
+
+def test_reference_transaction_is_heard(git: Git, serve: ServeFunction, root: Path, tmp_path: Path) -> None:
+    path = make(root, "app")
+    server = serve(root, "--anonymous", "write")
+    url = server.url_of("app.git")
+    hook = path / "hooks" / "reference-transaction"
+    hook.parent.mkdir(exist_ok=True)
+    hook.write_text(
+        '#!/bin/sh\ntext=$(cat)\nprintf "%s\\n%s\\n" "$1" "$text" >>heard\n'
+        '[ "$1" != prepared ] || ! echo "$text" | grep -q refs/heads/bad\n'
+    )
+    hook.chmod(0o755)
+    work = tmp_path / "work"
+    git("init", "-q", work)
+    tip = commit_file(git, work, "f", "one\n")
+    git("push", "-q", "--atomic", url, "main", "main:two", cwd=work)
+    zero = "0" * len(tip)
+    told = [f"{zero} {tip} refs/heads/main", f"{zero} {tip} refs/heads/two"]
+    assert (path / "heard").read_text().splitlines() == ["prepared", *told, "committed", *told]
+    refused = git.run("push", "--atomic", url, "main:bad", ":two", cwd=work)
+    assert refused.stderr.count("[remote rejected]") == 2
+    assert (path / "heard").read_text().count("aborted\n") == 1
+    assert listed(git, url) == {"HEAD": tip, "refs/heads/main": tip, "refs/heads/two": tip}
+    assert leftovers(root) == []

@@ -63,9 +63,6 @@ CUT_SHORT = Known(
 ONLY_WHAT_IS_OFFERED = Known("object-info and packfile-uris are refused where they aren't offered")
 DEEPEN_NOT = Known("Of a deepen-not that names no ref git before 2.45 says `ambiguous deepen-not`.")
 WANT_REF_TWICE = Known("A want-ref that comes twice is refused")
-EMPTY_BODY = Known(
-    "A v0 request without any body gets an empty answer, as from git, though git's log complains."
-)
 UNPACK_REASON = Known("Why a pack can't be read stands behind `unpack`")
 CORRUPT_DELETION = Known(
     "A deletion whose old value names no object of ours must still name what the ref holds"
@@ -74,3 +71,13 @@ SERVICE_LINE = Known(
     "Lists of refs for pushes begin with `# service=` also where the client asks for version 2"
 )
 ORDER_IN_PACK = Known("A bad `.gitmodules` is a `fsck error in packed object` wherever in the pack it lies")
+NON_COMMIT = Known("git 2.55 leaves out `cannot update ref` where a branch was to hold what is no commit.")
+DELETIONS_FIRST = Known(
+    "The update hook hears of refs in the client's order; since 2.51 git runs it for deletions first, unless"
+    " the push is atomic."
+)
+ACKNOWLEDGED_TWICE = Known(
+    "v2 acknowledges every common have, as git did before 2.51.1; since then it leaves out parents of those"
+    " that it acknowledged before."
+)
+CONFLICT = Known("git since 2.50 leaves out `cannot lock ref` where a new name conflicts with a packed ref.")

@@ -30,6 +30,10 @@ def heard(client: Client, step: str) -> str:
     return text
 
 
+UPDATES = r"(== update refs/heads/\S+ \w+ \w+\n?)*"
+SAID = r"(remote: refs/heads/\S+ \w+ \w+\n?)*"
+
+
 @session(expected=[Difference(known.TRANSACTION_STATES, at="^hooks", gits=".*", ours=".*")])
 def test_all_of_them(client: Client) -> None:
     client.git("clone", "-q", "URL", "work")
@@ -43,7 +47,13 @@ def test_all_of_them(client: Client) -> None:
     assert "GIT_COMMITTER_EMAIL=alice@http.127.0.0.1" in text
 
 
-@session()
+@session(
+    expected=[
+        Difference(
+            known.DELETIONS_FIRST, at="^hooks of a push with", gits=UPDATES, ours=UPDATES, since=(2, 51)
+        )
+    ]
+)
 def test_environment_and_input(client: Client) -> None:
     client.git("clone", "-q", "URL", "work")
     for name in set(NAMES) - {"reference-transaction"}:
@@ -57,7 +67,11 @@ def test_environment_and_input(client: Client) -> None:
     heard(client, "hooks of a push of which half is refused by the client")
 
 
-@session()
+@session(
+    expected=[
+        Difference(known.DELETIONS_FIRST, at="^git push.*:topic$", gits=SAID, ours=SAID, since=(2, 51)),
+    ]
+)
 def test_refusals(client: Client) -> None:
     """What each hook says, and that it says no."""
     client.git("clone", "-q", "URL", "work")

@@ -5,10 +5,10 @@ import random
 import zlib
 
 from tests.parity import differences as known
-from tests.parity.stage import REASONS, Client, Difference, session
+from tests.parity.stage import CONFLICT, NON_COMMIT, REASONS, Client, Difference, session
 
 
-@session(expected=[REASONS])
+@session(expected=[REASONS, NON_COMMIT])
 def test_all_kinds_of_updates(client: Client) -> None:
     """report-status, delete-refs, quiet, ofs-delta; what the client refuses by itself."""
     client.git("clone", "URL", "work")
@@ -31,7 +31,7 @@ def test_all_kinds_of_updates(client: Client) -> None:
     client.git("push", "origin", "v3.0^{tree}:refs/heads/tree", status=1)
 
 
-@session()
+@session(expected=[CONFLICT])
 def test_atomic(client: Client) -> None:
     client.git("clone", "URL", "work")
     client.local("branch", "-q", "unrelated", "origin/unrelated")
@@ -43,6 +43,11 @@ def test_atomic(client: Client) -> None:
     client.git("push", "origin", "main", "main:bad", status=1)
     client.config("receive.denyDeletes", "true")
     client.git("push", "--atomic", "origin", "main:one", ":topic", status=1)
+    client.config("receive.denyNonFastForwards", "true")
+    # several refs denied, each for a reason of its own, and one that isn't
+    client.git("push", "--atomic", "origin", ":topic", "+main~5:main", ":unrelated", "main:one", status=1)
+    client.git("push", "--atomic", "origin", "+main~5:main", "main:bad", ":topic", status=1)
+    client.config("receive.denyNonFastForwards", "false")
     client.git("push", "--atomic", "origin", "main:one", "main:two")
     client.config("receive.advertiseAtomic", "false")
     client.git("push", "--atomic", "origin", "main:three", status=None)

@@ -71,6 +71,7 @@ def test_namespaces(client: Client) -> None:
     client.commit("new", "new\n", cwd="two")
     client.git("push", "URL", "topic", cwd="two", settings=IN_N)
     client.git("push", "URL", ":topic", cwd="two", settings=IN_N)
+    client.local("update-ref", "--no-deref", "-d", "refs/remotes/origin/HEAD", cwd="two")  # it dangles
     client.on_server("symbolic-ref", "refs/namespaces/n/HEAD", "refs/namespaces/n/refs/heads/main")
     client.git("push", "URL", "main~2:main", settings=IN_N, status=1)
     client.git("push", "-f", "URL", "main~2:main", settings=IN_N)

@@ -562,7 +562,7 @@ def test_malformed_requests_are_told_so(site: Site, tip: bytes, body: bytes, err
     channel = Channel(body)
     report = receive_pack(site.repo, channel, version=0, actor=ALICE, options=ServiceOptions())
     text = error.encode() + b"\n"
-    assert channel.response == (pkt(b"\x03" + text) if band else pkt(b"ERR " + text))
+    assert channel.response == (pkt(b"\x03" + text.rstrip()) if band else pkt(b"ERR " + text))
     assert report == ServiceReport(note=error, failed=True)
     assert site.files() == files
 
@@ -1066,7 +1066,7 @@ def test_a_certificate_where_none_is_asked_for(site: Site, tip: bytes) -> None:
     )
     report = receive_pack(site.repo, channel, version=0, actor=ALICE, options=ServiceOptions())
     assert report.note == "push certificates are not supported"
-    assert bytes(channel.response) == pkt(b"\x03push certificates are not supported\n")
+    assert bytes(channel.response) == pkt(b"\x03push certificates are not supported")
     site.check({b"refs/heads/main": tip})
 
 

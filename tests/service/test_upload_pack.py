@@ -13,7 +13,7 @@ from gitsmart.errors import Disconnected, ObjectMissing
 from gitsmart.service import upload_pack as module
 from gitsmart.service.options import ServiceOptions, ServiceReport
 from gitsmart.service.upload_pack import upload_pack
-from gitsmart.wire.pktline import DELIM_PKT, FLUSH_PKT, PktLineDecoder, Special, pkt
+from gitsmart.wire.pktline import DELIM_PKT, FLUSH_PKT, PktLineDecoder, Special, error_pkt, pkt
 from tests.service.conftest import Answer, BytesChannel, Git, Served, read_answer
 
 FLUSH, DELIM = Special.FLUSH, Special.DELIM
@@ -260,12 +260,18 @@ def test_every_write_holds_whole_packets(served: Served) -> None:
         assert decoder.is_between_packets
 
 
-def test_several_heads_and_no_command_end_the_conversation(served: Served) -> None:
-    for body in (b"", FLUSH_PKT):
-        for version in (0, 1, 2):
-            channel, report = serve(served, body, version)
-            assert channel.response == b""
-            assert not report.failed
+def test_a_flush_alone_is_answered_with_nothing(served: Served) -> None:
+    for version in (0, 1, 2):
+        channel, report = serve(served, FLUSH_PKT, version)
+        assert channel.response == b""
+        assert not report.failed
+
+
+def test_a_request_without_a_body_is_an_error(served: Served) -> None:
+    wants = pkt(b"want " + served.oid("main") + b" side-band-64k\n") + FLUSH_PKT
+    for version, body in ((0, b""), (1, b""), (2, b""), (0, wants), (1, wants)):
+        channel, _ = serve(served, body, version)
+        assert channel.response == error_pkt("the remote end hung up unexpectedly")
 
 
 def test_nothing_wanted_is_answered_with_nothing(served: Served) -> None:
