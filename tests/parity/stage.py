@@ -261,7 +261,8 @@ class Client:
         # what the server says is printed while the client goes on: only the order of each is certain
         lines = sorted(result.stderr.splitlines(), key=_speaker)
         if self.side == "git":
-            # Newer gits leave the lock of a pack behind; the same pack doesn't pass it a second time.
+            # git 2.55 leaves the lock of every pack behind where it is started as http-backend does it, on ".";
+            # and then it refuses the same pack.
             for keep in (git_dir_of(self.repo) / "objects/pack").glob("*.keep"):
                 keep.unlink()
         said = "\n".join([f"exit {result.returncode}", *result.stdout.splitlines(), *lines])
