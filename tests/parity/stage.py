@@ -261,7 +261,7 @@ class Client:
         # what the server says is printed while the client goes on: only the order of each is certain
         lines = sorted(result.stderr.splitlines(), key=_speaker)
         if self.side == "git":
-            # git 2.55 leaves the lock of every pack behind where it is started as http-backend does it, on ".";
+            # git 2.55 leaves the lock of every pack behind where it is started on ".", as by http-backend,
             # and then it refuses the same pack.
             for keep in (git_dir_of(self.repo) / "objects/pack").glob("*.keep"):
                 keep.unlink()
