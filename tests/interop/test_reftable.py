@@ -121,7 +121,7 @@ def test_clone_fetch_push_delete(
     ]
     client("fsck", "--strict", cwd=tmp_path / "copy")
     refused = client.run("push", "--atomic", "origin", "main:new", "main:other/x", cwd=work)
-    assert "(refname conflict)" in refused.stderr
+    assert "(atomic transaction failed)" in refused.stderr
     assert refused.stderr.count("[remote rejected]") == 2
     assert sorted(listed(client, url)) == ["HEAD", "refs/heads/main", "refs/heads/other"]
     assert leftovers(root) == []
