@@ -654,9 +654,26 @@ class _Run:
 
     # -- commit-graph
 
+    def _pays_graph(self) -> bool:
+        """Whether a tenth of the objects came after the commit-graph: it is written anew as a whole."""
+        made_ns = []
+        for name in ("commit-graph", "commit-graphs/commit-graph-chain"):
+            with contextlib.suppress(OSError):
+                made_ns.append((self.objects_dir / "info" / name).stat().st_mtime_ns)
+        if not made_ns:
+            return True
+        total = later = 0
+        for pack in self.store.own_packs():
+            total += pack.count
+            with contextlib.suppress(OSError):
+                later += pack.count if pack.path.stat().st_mtime_ns > max(made_ns) else 0
+        return later * FULL_PART > total
+
     def _write_graph(self, roots: GcRoots | None) -> None:
         """Write the commit-graph of what refs reach, unless there is one that says all of it."""
         if not self.config.get_bool("core.commitGraph", True):
+            return
+        if roots is None and not self._pays_graph():
             return
         try:
             held = self.refs.held_oids()[0] if roots is None else roots.refs
