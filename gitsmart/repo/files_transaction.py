@@ -134,6 +134,7 @@ class FilesTransaction(RefTransaction[_Item]):
             live = [item for item in live if item.result is None]
             if not live or not self._is_let(live):
                 return
+            self._note_gone(live)
             self._commit(live, packed_staged, atomic=atomic)
             if self._hook is not None and all(item.result is None for item in live):
                 self._hook("committed", hook_lines(live))

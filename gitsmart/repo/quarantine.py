@@ -39,7 +39,7 @@ from gitsmart.repo.gc_lock import ObjectsGate
 from gitsmart.repo.gitconfig import GitConfig
 from gitsmart.repo.ownership import OwnedDirectory
 from gitsmart.repo.ref_storage import begin_transaction
-from gitsmart.repo.ref_transaction import FAILED_UPDATE, ReflogIdentity, RefUpdate
+from gitsmart.repo.ref_transaction import FAILED_UPDATE, NoteGone, ReflogIdentity, RefUpdate
 from gitsmart.repo.refs import RefStore
 from gitsmart.repo.shallow_file import extend_shallow
 
@@ -62,6 +62,7 @@ class Push:
         is_bare: bool,
         shallow: Callable[[], Collection[bytes]] = frozenset,
         alternate_tips: Callable[[], Collection[bytes]] = frozenset,
+        note_gone: NoteGone | None = None,
     ) -> None:
         self._git_dir = git_dir
         self._store = store
@@ -70,6 +71,7 @@ class Push:
         self._is_bare = is_bare
         self._shallow = shallow
         self._alternate_tips = alternate_tips
+        self._note_gone = note_gone
         self._owned: OwnedDirectory | None = None
         self._objects: ObjectStore | None = None
         self._packs: list[IngestedPack] = []
@@ -280,6 +282,7 @@ class Push:
                 identity=identity,
                 has_object=self._has_object,
                 hook=hook,
+                note_gone=self._note_gone,
             )
             return transaction.run(updates, atomic=atomic)
         finally:

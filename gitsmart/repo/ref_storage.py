@@ -10,7 +10,7 @@ from gitsmart.repo.files_refs import FilesRefStore
 from gitsmart.repo.files_transaction import FilesTransaction
 from gitsmart.repo.gitconfig import GitConfig
 from gitsmart.repo.ownership import OwnedDirectory
-from gitsmart.repo.ref_transaction import ReflogIdentity, RefTransaction
+from gitsmart.repo.ref_transaction import NoteGone, ReflogIdentity, RefTransaction
 from gitsmart.repo.refs import RefObjects, RefStore
 from gitsmart.repo.reftable_refs import ReftableRefStore
 from gitsmart.repo.reftable_transaction import ReftableTransaction
@@ -35,13 +35,18 @@ def begin_transaction(
     identity: ReflogIdentity,
     has_object: Callable[[bytes], bool],
     hook: Callable[[str, bytes], bool] | None = None,
+    note_gone: NoteGone | None = None,
 ) -> RefTransaction[Any]:
     """Make the transaction that belongs to a store; see RefTransaction."""
+    transaction: RefTransaction[Any]
     if isinstance(refs, ReftableRefStore):
-        return ReftableTransaction(
+        transaction = ReftableTransaction(
             refs, owned, config, is_bare=is_bare, identity=identity, has_object=has_object, hook=hook
         )
-    assert isinstance(refs, FilesRefStore)
-    return FilesTransaction(
-        refs, owned, config, is_bare=is_bare, identity=identity, has_object=has_object, hook=hook
-    )
+    else:
+        assert isinstance(refs, FilesRefStore)
+        transaction = FilesTransaction(
+            refs, owned, config, is_bare=is_bare, identity=identity, has_object=has_object, hook=hook
+        )
+    transaction.note_gone = note_gone
+    return transaction

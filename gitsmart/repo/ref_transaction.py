@@ -40,10 +40,11 @@ from typing import Final, Generic, TypeVar
 
 from gitsmart.errors import RepositoryUnusable
 from gitsmart.repo.gitconfig import GitConfig
+from gitsmart.repo.gone_refs import GoneRef
 from gitsmart.repo.ownership import OwnedDirectory
 from gitsmart.repo.refs import RefState, RefStore, is_safe_ref
 
-__all__ = ["FAILED_UPDATE", "RefItem", "RefTransaction", "RefUpdate", "ReflogIdentity"]
+__all__ = ["FAILED_UPDATE", "NoteGone", "RefItem", "RefTransaction", "RefUpdate", "ReflogIdentity"]
 
 _LONGEST_TIMEOUT_MS = 60_000  # for "wait for ever", which git writes as -1
 
@@ -69,6 +70,8 @@ class RefUpdate:
     name: bytes
     old: bytes
     new: bytes
+    is_forward: bool = False
+    """Whether the new value is known to lead to the old one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +138,9 @@ def hook_lines(items: Sequence[RefItem]) -> bytes:
 
 ItemT = TypeVar("ItemT", bound=RefItem)
 
+NoteGone = Callable[[Sequence[GoneRef]], None]
+"""Told of what refs are about to lose, under their locks; see gone_refs.py. Never raises."""
+
 
 class RefTransaction(abc.ABC, Generic[ItemT]):
     """A set of ref updates, to be run once by one thread."""
@@ -158,6 +164,7 @@ class RefTransaction(abc.ABC, Generic[ItemT]):
         compared, "committed" or "aborted", and the updates; what it returns counts for "prepared" alone.
         Where it is, each update that isn't atomic with others is a transaction of its own, as in git.
         """
+        self.note_gone: NoteGone | None = None
         self._hook = hook
         self._store = refs
         self._owned = owned
@@ -287,6 +294,19 @@ class RefTransaction(abc.ABC, Generic[ItemT]):
             item.result = HOOK_ABORTED
         self._hook("aborted", lines)
         return False
+
+    def _note_gone(self, live: Sequence[ItemT]) -> None:
+        """Tell what is lost, under the locks and before any ref is written."""
+        if self.note_gone is None:
+            return
+        self.note_gone(
+            [
+                GoneRef(name, item.current, item.is_delete)
+                for item in live
+                if item.current not in (None, item.update.new) and not item.update.is_forward
+                for name in (item.name, *item.via)
+            ]
+        )
 
     def _refuse_nested(self, items: Sequence[ItemT]) -> None:
         """Names of the batch that can't be together: both are refused, as git does."""

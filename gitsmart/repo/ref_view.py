@@ -58,6 +58,7 @@ class HiddenRefs:
     """The rules of one service, in order. Looking one name up costs as many steps as it has slashes."""
 
     def __init__(self, rules: Sequence[str]) -> None:
+        self.text = "\0".join(rules)
         # prefix -> the place of the last rule for it, and whether that hides
         self._plain: dict[bytes, tuple[int, bool]] = {}
         self._stored: dict[bytes, tuple[int, bool]] = {}

@@ -166,6 +166,7 @@ class ReftableTransaction(RefTransaction[RefItem]):
             logs += self._log_records(item, view)
         refs.sort(key=lambda record: record.name)
         logs.sort(key=lambda record: record.key)
+        self._note_gone(live)
         addition.add(refs, logs)
         return live
 

@@ -21,8 +21,9 @@ The paths of hooks leave this package as data, for service/hooks.py alone.
 """
 
 import copy
+import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +31,7 @@ from gitsmart.errors import RepositoryUnusable
 from gitsmart.pack.objects import SHA1, SHA256, ObjectFormat
 from gitsmart.pack.store import ObjectStore
 from gitsmart.repo.gitconfig import NO_SERVER_CONFIG, ConfigFile, GitConfig, ServerConfig
+from gitsmart.repo.gone_refs import GoneRef, GoneRefs
 from gitsmart.repo.maintenance import MaintenanceReport, is_due, maintain
 from gitsmart.repo.plainfile import FileKind, PlainFile, list_packs, open_plain_file
 from gitsmart.repo.quarantine import Push
@@ -67,6 +69,19 @@ class HookCommand:
     argv: tuple[str, ...]
     cwd: str
     environ: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class _Gone:
+    """What a view showed shortly before, of what pushes took away."""
+
+    records: tuple[GoneRef, ...]
+    view: RefView | None
+    tips: frozenset[bytes]
+    by_name: Mapping[bytes, bytes]  # of refs that were deleted
+
+
+_NOTHING_GONE = _Gone((), None, frozenset(), {})
 
 
 def object_format_of(config: GitConfig) -> ObjectFormat:
@@ -139,6 +154,9 @@ class Repository:
         self._prefix = b""
         # these are shared with the same repository in other namespaces
         self._shown_tips: dict[bytes, ShownTips] = {}
+        self._gone_refs = GoneRefs(git_dir, hex_len=self.format.hex_len)
+        self._gone: dict[bytes, _Gone] = {}
+        self._joined: dict[bytes, tuple[frozenset[bytes], frozenset[bytes], frozenset[bytes]]] = {}
         self._reachabilities: dict[tuple[bytes, bool], Reachability] = {}
         self._hidden: dict[Section, tuple[GitConfig, HiddenRefs]] = {}
         self._shown: dict[tuple[bytes, Section], tuple[RefSnapshot, RefView, RefSnapshot]] = {}
@@ -227,9 +245,69 @@ class Repository:
         """The hex oids that `shown_refs("uploadpack")` gave last or shortly before; see shown_tips.py."""
         return self._recent().tips
 
+    def with_gone_tips(self, tips: frozenset[bytes]) -> frozenset[bytes]:
+        """Add to `tips` what pushes took from such refs shortly before, through whichever process: hex oids.
+
+        For tips of refs that were listed before. What was added need not be there any more; see gone_refs.py.
+        The same tips give the same object while nothing changes, since some compare it with what they know.
+
+        Raises:
+            RepositoryUnusable: the config is malformed.
+        """
+        gone = self._read_gone().tips
+        known = self._joined.get(self._prefix)
+        if known is not None and known[0] is tips and known[1] is gone:
+            return known[2]
+        if gone <= tips:
+            return tips
+        if len(self._joined) >= _VIEWS:
+            self._joined.clear()
+        joined = tips | gone
+        self._joined[self._prefix] = (tips, gone, joined)
+        return joined
+
     def gone_ref(self, name: bytes) -> bytes | None:
-        """The hex oid that a ref had which it gave shortly before, and no longer."""
-        return self._recent().gone_ref(name)
+        """The hex oid that a ref had which was shown shortly before, and is no longer.
+
+        Raises: see `shown_refs`.
+        """
+        oid = self._recent().gone_ref(name)
+        if oid is None and name == b"HEAD":
+            name = self.shown_refs("uploadpack", peel=False).head_target or name
+        return oid or self._read_gone().by_name.get(name)
+
+    def _read_gone(self) -> "_Gone":
+        view = self.view("uploadpack")
+        records = self._gone_refs.read(self._rules_of(view))
+        if not records:
+            return _NOTHING_GONE
+        known = self._gone.get(self._prefix)
+        if known is None or known.records is not records or known.view != view:
+            tips: set[bytes] = set()
+            by_name: dict[bytes, bytes] = {}
+            for record in records:
+                name = view.shown(record.name)
+                if name is None or not name.startswith(b"refs/") or view.hides(name):
+                    continue
+                tips.add(record.oid)
+                if record.is_delete:
+                    by_name[name] = record.oid
+            if len(self._gone) >= _VIEWS:
+                self._gone.clear()
+            known = self._gone[self._prefix] = _Gone(records, view, frozenset(tips), by_name)
+        return known
+
+    def _note_gone(self, refs: Sequence[GoneRef]) -> None:
+        try:
+            rules = self._rules_of(self.view("uploadpack"))
+        except RepositoryUnusable:
+            return  # nothing is shown
+        self._gone_refs.note(rules, refs)
+
+    def _rules_of(self, view: RefView) -> bytes:
+        """What tells this repository with these rules from any other, as gone_refs.py wants it."""
+        text = self._identity + b"\0" + view.hidden.text.encode("utf-8", "surrogateescape")
+        return hashlib.sha256(text).hexdigest()[:16].encode("ascii")
 
     def _recent(self) -> ShownTips:
         known = self._shown_tips.get(self._prefix)
@@ -374,6 +452,7 @@ class Repository:
             is_bare=self.is_bare,
             shallow=self.shallow,
             alternate_tips=self.alternate_tips,
+            note_gone=self._note_gone,
         )
 
     def maintain(self, *, full: bool | None = None) -> MaintenanceReport:

@@ -3,8 +3,9 @@
     listing of refs -> client -> fetch by oid or by name, seconds later, when a push has moved or deleted some
 
 C git's fetches by oid work all the same in protocol v2, since it serves any object that exists. Here what a
-ref showed stays good for `GRACE_S` after it is gone, if this process listed it while it was there. A change
-of the config ends that at once: what is hidden from now on is hidden.
+ref showed stays good for `GRACE_S` after it is gone, if this process listed it while it was there; whoever
+took it away. What pushes through us take away every process knows: gone_refs.py. A change of the config ends
+that at once: what is hidden from now on is hidden.
 """
 
 import threading

@@ -609,7 +609,16 @@ class _ReceivePack:
         live = [update for update in self._updates if update.alive]
         if not live:
             return
-        updates = [RefUpdate(update.stored, update.command.old, update.command.new) for update in live]
+        knows = self._request.wants_report_v2  # else nobody has looked what is forced
+        updates = [
+            RefUpdate(
+                update.stored,
+                update.command.old,
+                update.command.new,
+                is_forward=knows and not update.forced and not update.command.is_delete,
+            )
+            for update in live
+        ]
         identity = ReflogIdentity(*committer(self._actor))
         results: list[str | None]
         try:

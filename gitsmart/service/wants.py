@@ -4,7 +4,7 @@
     uploadpack.allowTipSHA1InWant         what hidden refs name, and lead to, as well
     uploadpack.allowReachableSHA1InWant   true: as well; false: over one connection only what is advertised
 
-What a ref showed until a moment ago counts as well (repo/shown_tips.py).
+What a ref showed until a moment ago counts as well (repo/shown_tips.py, repo/gone_refs.py).
 
 The same in every protocol version: C git serves any object that exists to v2 clients, and over HTTP any blob
 or tree to v0 clients. Partial clones need no setting: v0 clients are told `allow-reachable-sha1-in-want`
@@ -104,6 +104,9 @@ class Wants:
             return set()
         tips = self._read_tips()
         others = {raw_oid for raw_oid in raw_oids if to_hex(raw_oid) not in tips}
+        if others:
+            tips = self._tips = self._repo.with_gone_tips(tips)  # for `note` as well
+            others = {raw_oid for raw_oid in others if to_hex(raw_oid) not in tips}
         if not others or self._tips_only:
             return others
         return self._repo.reachability(hidden_too=self._policy.hidden_tips).unreached(

@@ -50,6 +50,11 @@ class Fixture:
         ]
 
 
+def without_notes(found: dict[str, bytes]) -> dict[str, bytes]:
+    """Leave out what was noted of values that refs were about to lose, and then didn't: gone_refs.py."""
+    return {name: data for name, data in found.items() if not name.startswith("info/gitsmart")}
+
+
 @pytest.fixture
 def fix(root: RepositoryRoot, git: Any) -> Fixture:
     return Fixture(root.create("app"), root.path / "app.git", git)
@@ -240,7 +245,7 @@ def test_atomic_is_undone_when_the_disk_fails(
         assert nth > 8
         return
     assert None not in results
-    assert listing(fix.path) == before
+    assert without_notes(listing(fix.path)) == before
 
 
 def test_atomic_is_undone_without_space(
@@ -271,7 +276,7 @@ def test_atomic_is_undone_without_space(
         )
     assert is_full
     assert None not in results
-    after = listing(fix.path)
+    after = without_notes(listing(fix.path))
     for name in ("logs", "logs/refs", "logs/refs/heads"):  # these are git's to keep
         after.pop(name, None)
     assert after == before
@@ -319,7 +324,7 @@ def test_a_packed_delete_is_undone_when_the_disk_fails(
 
     monkeypatch.setattr(files_transaction, "_fsync_directory", failing)
     assert fix.push(("refs/heads/a", fix.oids[0], fix.zero)) == ["failed to delete"]
-    assert listing(fix.path) == before
+    assert without_notes(listing(fix.path)) == before
 
 
 @pytest.mark.parametrize("nth", range(1, 7))

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from gitsmart.repo import reachability
+from gitsmart.repo.ref_transaction import ReflogIdentity, RefUpdate
 from gitsmart.service.advertise import advertise
 from gitsmart.service.options import ServiceOptions, ServiceReport
 from gitsmart.service.upload_pack import upload_pack
@@ -254,6 +255,24 @@ def test_what_a_client_was_told_of_stays_good_for_a_moment(served: Served) -> No
     served.git("config", "transfer.hideRefs", "refs/heads/other", cwd=served.path)
     for want in (b"want " + topic, b"want " + blob, b"want-ref refs/heads/topic"):
         assert ask(want, b"done")[4:8] == b"ERR "
+
+
+def test_what_a_push_deleted_stays_good_for_those_who_are_told_nothing(served: Served, version: int) -> None:
+    """Each request comes to a process of its own."""
+    topic, blob = served.oid("topic"), served.oid("topic:dir/topic.txt")
+    alone = make_alone(served)
+    repo = served.open()
+    with repo.begin_push() as push:
+        update = RefUpdate(b"refs/heads/topic", topic, repo.format.zero)
+        assert push.commit([update], atomic=False, identity=ReflogIdentity("a", "b")) == [None]
+    for want in (topic, blob):
+        assert fetch(served, version, want).pack
+        assert fetch(served, version, served.oid("main"), want).pack
+    for want in alone:
+        assert refusal(served, version, want) == f"upload-pack: not our ref {want.decode()}"
+    served.git("config", "uploadpack.hideRefs", "refs/heads/topic", cwd=served.path)
+    for want in (topic, blob):
+        assert refusal(served, version, want) == f"upload-pack: not our ref {want.decode()}"
 
 
 def test_hidden_refs_count_where_config_says_so(served: Served, version: int) -> None:
