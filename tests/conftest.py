@@ -509,6 +509,13 @@ class Server:
             self._news.notify_all()
 
 
+def _without_maintenance(root: Path) -> Path:
+    """Write a config that starts no maintenance: tests compare files, and look for what was left behind."""
+    path = root.parent / f"{root.name}.no-maintenance.toml"
+    path.write_text("[maintenance]\nauto = false\n")
+    return path
+
+
 def start_server(
     root: Path, *flags: str, kind: str, environ: dict[str, str], port: int = 0, prefix: Sequence[str] = ()
 ) -> Server:
@@ -516,6 +523,8 @@ def start_server(
     command = ["-m", "gitsmart", "serve"] if kind == "gitsmart" else [str(HTTP_BACKEND)]
     if kind == "gitsmart" and "--workers" not in flags:
         flags = (*flags, "--workers", _workers)
+    if kind == "gitsmart" and "--config" not in flags:
+        flags = (*flags, "--config", str(_without_maintenance(root)))
     process = subprocess.Popen(
         [*prefix, sys.executable, *command, str(root), "--port", str(port), *flags],
         cwd=root,

@@ -38,8 +38,8 @@ EMPTY_V0 = Known(
     " empty."
 )
 INDEX_PACK_ALWAYS = Known(
-    "The reason after `unpack` is git's `index-pack abnormal exit` for packs of every size; git says"
-    " `unpack-objects` of small ones."
+    "The reason after `unpack` is git's `index-pack abnormal exit` for what fsck or `receive.maxInputSize`"
+    " refuses, in packs of every size; git says `unpack-objects` of small ones."
 )
 ADVICE = Known("Where git explains a refusal by a paragraph of advice, ours is in words of our own")
 DENIED_OBJECTS = Known(

@@ -716,7 +716,7 @@ def test_a_broken_repository_never_gives_a_pack_that_looks_whole(
         channel, report = serve(served, v0_body(b"want " + want + CAPS, FLUSH, b"done"), 0)
         answer = read_answer(channel.response, is_banded_from=1)
     assert answer.error == (
-        b"upload-pack: aborting due to possible repository corruption on the remote side.\n"
+        b"upload-pack: aborting due to possible repository corruption on the remote side."
     )
     assert report.failed
     assert "broke off" in caplog.text
