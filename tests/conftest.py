@@ -660,7 +660,17 @@ def hosted(host: HostFunction) -> Hosted:
 
 _SLOW_FOLDERS = frozenset(
     Path(__file__).with_name(name)
-    for name in ("conformance", "faults", "httpd", "interop", "maintenance", "parity", "repo", "service")
+    for name in (
+        "conformance",
+        "faults",
+        "httpd",
+        "interop",
+        "maintenance",
+        "parity",
+        "native",
+        "repo",
+        "service",
+    )
 )
 
 
