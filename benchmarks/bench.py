@@ -578,7 +578,8 @@ def plot(
 ) -> str:
     rows = [Row(CASES[name].what, ratios(result), CASES[name].goals) for name, result in results.items()]
     if others:
-        ours, theirs = (float(others[name]["loaded_ms"]["p99"]) for name in ("gitsmart", "git"))  # type: ignore[index]
+        loaded = [others[name]["loaded_ms"] for name in ("gitsmart", "git")]
+        ours, theirs = (float(times["p99"]) for times in loaded if isinstance(times, dict))
         rows.append(Row("info/refs under load, 99th percentile", {"wall": ours / theirs}, {}))
     about, repo = report["machine"], report["repository"]
     assert isinstance(about, dict)

@@ -242,7 +242,7 @@ def load(path: Path | None = None, flags: Mapping[str, tuple[str, object]] | Non
         section, _, key = name.partition(".")
         values[section][key] = _check(section, key, value, flag)
     return Config(
-        server=Server(**values["server"]),  # type: ignore[arg-type]  # each value was converted by _check
+        server=Server(**values["server"]),  # type: ignore[arg-type]  # here and below: _check made each
         access=Access(**values["access"]),  # type: ignore[arg-type]
         http=Http(**values["http"]),  # type: ignore[arg-type]
         limits=Limits(**values["limits"]),  # type: ignore[arg-type]

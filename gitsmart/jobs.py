@@ -318,7 +318,7 @@ def _pickled(error: BaseException) -> bytes:
     try:
         payload = pickle.dumps((error.with_traceback(None), text))
         pickle.loads(payload)  # noqa: S301  (our own)
-    except Exception:
+    except Exception:  # whatever the class of an error raises when it is taken apart, or made again
         payload = pickle.dumps((RuntimeError(repr(error)), text))
     return payload
 
