@@ -1,40 +1,23 @@
 /* Deltas (gitformat-pack, "Deltified representation"): applied, and made. */
 #include <stdlib.h>
 
-#include "gitsmart.h"
+#include "stored.h"
 
 /* Sum up what a delta's instructions, which begin at `pos`, would make: the size of the result.
  *
- * GS_MALFORMED: there is a reserved instruction, the delta ends inside one, or the sum has no end. */
+ * GS_MALFORMED: one of them is, or `pos` lies behind the end. */
 GS_API int64_t gs_delta_total(const uint8_t *delta, size_t delta_size, size_t pos)
 {
+    const uint8_t *at = delta + pos, *end = delta + delta_size;
     int64_t total = 0;
+    gs_instruction next;
     if (pos > delta_size)
         return GS_MALFORMED;
-    while (pos < delta_size) {
-        unsigned code = delta[pos++];
-        size_t size;
-        if (code & 0x80) {
-            size_t take = (size_t)__builtin_popcount(code & 0x7f);
-            if (GS_UNLIKELY(take > delta_size - pos))
-                return GS_MALFORMED;
-            pos += (size_t)__builtin_popcount(code & 0x0f);
-            size = 0;
-            if (code & 0x10)
-                size = delta[pos++];
-            if (code & 0x20)
-                size |= (size_t)delta[pos++] << 8;
-            if (code & 0x40)
-                size |= (size_t)delta[pos++] << 16;
-            if (!size)
-                size = 0x10000;
-        } else {
-            size = code;
-            if (GS_UNLIKELY(!size || size > delta_size - pos))
-                return GS_MALFORMED;
-            pos += size;
-        }
-        total += (int64_t)size; /* at most 2^24 for each byte there is: no overflow */
+    while (at < end) {
+        at = gs_read_instruction(at, end, &next);
+        if (GS_UNLIKELY(!at))
+            return GS_MALFORMED;
+        total += next.size; /* at most 2^24 for each byte there is: no overflow */
     }
     return total;
 }
@@ -45,46 +28,23 @@ GS_API int64_t gs_delta_total(const uint8_t *delta, size_t delta_size, size_t po
 GS_API int32_t gs_apply_delta(const uint8_t *base, size_t base_size, const uint8_t *delta, size_t delta_size,
                               size_t pos, uint8_t *result, size_t result_size)
 {
+    const uint8_t *at = delta + pos, *end = delta + delta_size;
     size_t left = result_size;
+    gs_instruction next;
     if (pos > delta_size)
         return GS_MALFORMED;
-    while (pos < delta_size) {
-        unsigned code = delta[pos++];
-        size_t size;
-        if (code & 0x80) {
-            size_t take = (size_t)__builtin_popcount(code & 0x7f);
-            size_t offset = 0;
-            size = 0;
-            if (GS_UNLIKELY(take > delta_size - pos))
+    while (at < end) {
+        at = gs_read_instruction(at, end, &next);
+        if (GS_UNLIKELY(!at || next.size > left))
+            return GS_MALFORMED;
+        if (!next.data) {
+            if (GS_UNLIKELY(next.offset > base_size || next.size > base_size - next.offset))
                 return GS_MALFORMED;
-            if (code & 0x01)
-                offset = delta[pos++];
-            if (code & 0x02)
-                offset |= (size_t)delta[pos++] << 8;
-            if (code & 0x04)
-                offset |= (size_t)delta[pos++] << 16;
-            if (code & 0x08)
-                offset |= (size_t)delta[pos++] << 24;
-            if (code & 0x10)
-                size = delta[pos++];
-            if (code & 0x20)
-                size |= (size_t)delta[pos++] << 8;
-            if (code & 0x40)
-                size |= (size_t)delta[pos++] << 16;
-            if (!size)
-                size = 0x10000;
-            if (GS_UNLIKELY(size > left || offset > base_size || size > base_size - offset))
-                return GS_MALFORMED;
-            memcpy(result, base + offset, size);
-        } else {
-            size = code;
-            if (GS_UNLIKELY(!size || size > delta_size - pos || size > left))
-                return GS_MALFORMED;
-            memcpy(result, delta + pos, size);
-            pos += size;
+            next.data = base + next.offset;
         }
-        result += size;
-        left -= size;
+        memcpy(result, next.data, next.size);
+        result += next.size;
+        left -= next.size;
     }
     return left ? GS_MALFORMED : GS_OK;
 }

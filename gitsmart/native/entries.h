@@ -2,9 +2,7 @@
 #ifndef GITSMART_ENTRIES_H
 #define GITSMART_ENTRIES_H
 
-#include "gitsmart.h"
-
-enum { GS_OFS_DELTA = 6, GS_REF_DELTA = 7 };
+#include "stored.h"
 
 #define GS_NOWHERE UINT32_MAX
 
@@ -25,24 +23,6 @@ typedef struct {
     uint32_t wide;
 } gs_entries;
 
-typedef struct {
-    uint64_t size;  /* inflated, of a delta if it is one */
-    uint64_t base;  /* OFS_DELTA: where the base starts */
-    uint64_t start; /* of the zlib stream */
-    uint64_t tail;  /* after type and size: where the base is named, or `start` */
-    int kind;
-} gs_entry;
-
-static inline uint32_t gs_be32(const uint8_t *at)
-{
-    return (uint32_t)at[0] << 24 | (uint32_t)at[1] << 16 | (uint32_t)at[2] << 8 | at[3];
-}
-
-static inline uint64_t gs_be64(const uint8_t *at)
-{
-    return (uint64_t)gs_be32(at) << 32 | gs_be32(at + 4);
-}
-
 /* Where the entry starts that comes as the `rank`th; `end` after the last. */
 static inline uint64_t gs_start_of(const gs_entries *pack, uint32_t rank)
 {
@@ -56,6 +36,11 @@ static inline int gs_has_bit(const uint8_t *bits, uint32_t at) { return bits[at 
 uint32_t gs_rank_of(const gs_entries *pack, uint64_t offset, uint32_t near);
 uint32_t gs_place_of(const gs_entries *pack, const uint8_t *name);
 uint32_t gs_rank_of_name(const gs_entries *pack, const uint8_t *name);
-int32_t gs_read_entry(const gs_entries *pack, uint64_t offset, uint64_t stop, gs_entry *entry);
+
+/* Read the head of the entry at `offset`, which goes up to `stop`. */
+static inline int32_t gs_read_entry(const gs_entries *pack, uint64_t offset, uint64_t stop, gs_entry *entry)
+{
+    return gs_read_head(pack->data, offset, stop, pack->raw_len, entry);
+}
 
 #endif

@@ -3,17 +3,7 @@
  *     bits (4 bytes), words (4), words (8 each), place of the last RLW (4), all big-endian
  *     RLW: bit 0 what is repeated, bits 1-32 how often, bits 33-63 how many literal words follow
  */
-#include "gitsmart.h"
-
-static inline uint32_t be32(const uint8_t *at)
-{
-    return (uint32_t)at[0] << 24 | (uint32_t)at[1] << 16 | (uint32_t)at[2] << 8 | at[3];
-}
-
-static inline uint64_t be64(const uint8_t *at)
-{
-    return (uint64_t)be32(at) << 32 | be32(at + 4);
-}
+#include "stored.h"
 
 static inline void put_be64(uint8_t *at, uint64_t value)
 {
@@ -37,12 +27,12 @@ GS_API int64_t gs_ewah_xor(const uint8_t *data, size_t size, uint8_t *out, size_
     uint64_t words, at, place = 0, out_words = out_size / 8;
     if (size < 12)
         return GS_MALFORMED;
-    words = be32(data + 4);
-    if (words > (size - 12) / 8 || be32(data) > out_words * 64)
+    words = gs_be32(data + 4);
+    if (words > (size - 12) / 8 || gs_be32(data) > out_words * 64)
         return GS_MALFORMED;
     data += 8;
     for (at = 0; at < words;) {
-        uint64_t head = be64(data + 8 * at++), run = head >> 1 & 0xffffffffu, literals = head >> 33, i;
+        uint64_t head = gs_be64(data + 8 * at++), run = head >> 1 & 0xffffffffu, literals = head >> 33, i;
         if (run > out_words - place || literals > out_words - place - run || literals > words - at)
             return GS_MALFORMED;
         if (head & 1)
@@ -51,7 +41,7 @@ GS_API int64_t gs_ewah_xor(const uint8_t *data, size_t size, uint8_t *out, size_
         place += run;
         for (i = 0; i < literals; i++, place++, at++) {
             uint64_t word, had;
-            word = be64(data + 8 * at);
+            word = gs_be64(data + 8 * at);
 #if __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
             word = __builtin_bswap64(word);
 #endif

@@ -23,12 +23,11 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "gitsmart.h"
 #include "inflate.h"
+#include "stored.h"
 
 #define SLACK 64 /* bytes behind each buffer that may be read, and written before anything else is there */
 
-enum { COMMIT = 1, TREE = 2, BLOB = 3, TAG = 4, OFS_DELTA = 6, REF_DELTA = 7 };
 enum { KIND_MASK = 7, PLAIN = 8, REPEATED = 16, REF_BASE = 32, DUPLICATE = 64, STREAMED = 128 };
 enum { NO_BASE = -1, THIN = -2 };
 
@@ -320,7 +319,7 @@ static int fail_named(struct engine *e, int code, int64_t index, const uint8_t *
 
 static int limit_of(const struct engine *e, int kind, uint64_t *limit)
 {
-    *limit = kind == BLOB ? e->c.object_bytes : kind >= OFS_DELTA ? e->c.delta_bytes : e->c.structure_bytes;
+    *limit = kind == GS_BLOB ? e->c.object_bytes : kind >= GS_OFS_DELTA ? e->c.delta_bytes : e->c.structure_bytes;
     return 0;
 }
 
@@ -759,53 +758,21 @@ static int delta_size(const uint8_t *delta, size_t len, size_t *pos, uint64_t *s
     }
 }
 
-/* Read a copy's offset and size; the bytes are there. */
-static inline const uint8_t *read_copy(const uint8_t *p, uint8_t code, uint32_t *offset, uint32_t *size)
-{
-    uint32_t o = 0, s = 0;
-    if (code & 1)
-        o = *p++;
-    if (code & 2)
-        o |= (uint32_t)*p++ << 8;
-    if (code & 4)
-        o |= (uint32_t)*p++ << 16;
-    if (code & 8)
-        o |= (uint32_t)*p++ << 24;
-    if (code & 16)
-        s = *p++;
-    if (code & 32)
-        s |= (uint32_t)*p++ << 8;
-    if (code & 64)
-        s |= (uint32_t)*p++ << 16;
-    *offset = o;
-    *size = s ? s : 0x10000;
-    return p;
-}
-
 /* Check all instructions against the sizes, before memory is taken for the result. */
 static int delta_check(const uint8_t *p, const uint8_t *end, uint64_t base_size, uint64_t result_size)
 {
     uint64_t total = 0;
+    gs_instruction next;
     while (p < end) {
-        uint8_t code = *p++;
-        if (code & 128) {
-            uint32_t offset, size;
-            if (end - p < __builtin_popcount(code & 127))
-                return E_DELTA_COPY;
-            p = read_copy(p, code, &offset, &size);
-            if ((uint64_t)offset + size > base_size)
-                return E_DELTA_BOUNDS;
-            total += size;
-        } else if (code) {
-            if (end - p < code)
-                return E_DELTA_INSERT;
-            p += code;
-            total += code;
-        } else {
-            return E_DELTA_RESERVED;
-        }
+        const uint8_t *after = gs_read_instruction(p, end, &next);
+        if (!after)
+            return *p & 128 ? E_DELTA_COPY : *p ? E_DELTA_INSERT : E_DELTA_RESERVED;
+        if (!next.data && (uint64_t)next.offset + next.size > base_size)
+            return E_DELTA_BOUNDS;
+        total += next.size;
         if (total > result_size)
             return E_DELTA_RESULT;
+        p = after;
     }
     return total == result_size ? 0 : E_DELTA_RESULT;
 }
@@ -813,24 +780,16 @@ static int delta_check(const uint8_t *p, const uint8_t *end, uint64_t base_size,
 /* Apply what delta_check() found good; base, delta and result have SLACK bytes behind them. */
 static void delta_apply(const uint8_t *base, const uint8_t *p, const uint8_t *end, uint8_t *out)
 {
+    gs_instruction next;
     while (p < end) {
-        uint8_t code = *p++;
         const uint8_t *from;
-        uint32_t size;
-        if (code & 128) {
-            uint32_t offset;
-            p = read_copy(p, code, &offset, &size);
-            from = base + offset;
-        } else {
-            size = code;
-            from = p;
-            p += code;
-        }
-        if (size <= 32)
+        p = gs_known_instruction(p, &next);
+        from = next.data ? next.data : base + next.offset;
+        if (next.size <= 32)
             memcpy(out, from, 32);
         else
-            memcpy(out, from, size);
-        out += size;
+            memcpy(out, from, next.size);
+        out += next.size;
     }
 }
 
@@ -894,7 +853,7 @@ static int name_fault(const uint8_t *name, size_t len, int is_file)
 struct tree_entry {
     const uint8_t *name, *oid;
     size_t len;
-    int kind;      /* TREE, BLOB, 0 for a gitlink */
+    int kind;      /* GS_TREE, GS_BLOB, 0 for a gitlink */
     int is_file;
     int is_0664;
 };
@@ -907,20 +866,20 @@ static inline const uint8_t *read_entry(const uint8_t *p, const uint8_t *limit, 
     if (p[0] == '1') {
         if (!memcmp(p, "100644 ", 7) || !memcmp(p, "100755 ", 7)) {
             entry->is_file = 1;
-            entry->kind = BLOB;
+            entry->kind = GS_BLOB;
         } else if (!memcmp(p, "120000 ", 7)) {
-            entry->kind = BLOB;
+            entry->kind = GS_BLOB;
         } else if (!memcmp(p, "160000 ", 7)) {
             entry->kind = 0;
         } else if (!memcmp(p, "100664 ", 7)) {
             entry->is_file = entry->is_0664 = 1;
-            entry->kind = BLOB;
+            entry->kind = GS_BLOB;
         } else {
             return NULL;
         }
         p += 7;
     } else if (!memcmp(p, "40000 ", 6)) {
-        entry->kind = TREE;
+        entry->kind = GS_TREE;
         p += 6;
     } else {
         return NULL;
@@ -945,8 +904,8 @@ static int compare_entries(const struct tree_entry *a, const struct tree_entry *
         return order;
     if (a->len == b->len)
         return 0;
-    int left = a->len > common ? a->name[common] : a->kind == TREE ? '/' : 0;
-    int right = b->len > common ? b->name[common] : b->kind == TREE ? '/' : 0;
+    int left = a->len > common ? a->name[common] : a->kind == GS_TREE ? '/' : 0;
+    int right = b->len > common ? b->name[common] : b->kind == GS_TREE ? '/' : 0;
     return left - right;
 }
 
@@ -1049,14 +1008,14 @@ static int read_tree(struct worker *w, struct object *o, int has_fsck, int notes
                     candidate_count--;
                 if (compare_entries(&before, &entry) >= 0)
                     is_plain = 0;
-                else if (before.kind != TREE && entry.len > before.len && entry.name[before.len] < '/' &&
+                else if (before.kind != GS_TREE && entry.len > before.len && entry.name[before.len] < '/' &&
                          !memcmp(entry.name, before.name, before.len)) {
                     if (candidate_count == 16)
                         is_plain = 0;
                     else
                         candidates[candidate_count++] = before;
                 }
-                if (entry.kind == TREE)
+                if (entry.kind == GS_TREE)
                     for (int i = 0; i < candidate_count; i++)
                         if (candidates[i].len == entry.len && !memcmp(candidates[i].name, entry.name, entry.len))
                             is_plain = 0;
@@ -1128,7 +1087,7 @@ static int is_plain_change(struct worker *w, const struct object *o, size_t coun
         if (plain <= 0)
             return plain;
         /* a file and a folder of one name, with others in between */
-        if (entry.kind == TREE) {
+        if (entry.kind == GS_TREE) {
             for (uint32_t at = number; at--;) {
                 entry_at(o, raw_len, at, &other);
                 if (!begins_with(&other, &entry))
@@ -1198,15 +1157,14 @@ static int read_tree_delta(struct worker *w, struct object *o, const struct obje
     } while (0)
 
     while (delta < delta_end) {
-        uint8_t code = *delta++;
-        if (!(code & 128)) {
-            delta += code;
-            start += code;
+        gs_instruction next;
+        delta = gs_known_instruction(delta, &next);
+        uint64_t stop = start + next.size;
+        if (next.data) {
+            start = stop;
             continue;
         }
-        uint32_t offset, size;
-        delta = read_copy(delta, code, &offset, &size);
-        uint64_t stop = start + size;
+        uint32_t offset = next.offset, size = next.size;
         while (done < start)
             PARSE_ONE();
         while (done < stop) {
@@ -1259,25 +1217,6 @@ out:
     return result;
 }
 
-static int hex_value(uint8_t c)
-{
-    if (c >= '0' && c <= '9')
-        return c - '0';
-    c |= 32;
-    return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
-}
-
-static int read_hex(const uint8_t *p, size_t raw_len, uint8_t *oid)
-{
-    for (size_t i = 0; i < raw_len; i++) {
-        int high = hex_value(p[2 * i]), low = hex_value(p[2 * i + 1]);
-        if (high < 0 || low < 0)
-            return -1;
-        oid[i] = (uint8_t)(high << 4 | low);
-    }
-    return 0;
-}
-
 /* Behind a good `author` or `committer` line, or NULL: name, <mail>, seconds and zone as git writes them. */
 static const uint8_t *good_ident(const uint8_t *p, const uint8_t *limit, const char *word)
 {
@@ -1322,21 +1261,21 @@ static int read_commit(struct worker *w, struct object *o)
     size_t raw_len = e->raw_len, hex_len = 2 * raw_len;
     const uint8_t *p = o->data, *limit = o->data + o->size;
     uint8_t oid[MAX_RAW];
-    if (o->size < 6 + hex_len || memcmp(p, "tree ", 5) || p[5 + hex_len] != '\n' || read_hex(p + 5, raw_len, oid))
+    if (o->size < 6 + hex_len || memcmp(p, "tree ", 5) || p[5 + hex_len] != '\n' || gs_read_hex(p + 5, raw_len, oid))
         return 1;
     const uint8_t *parents = p += 6 + hex_len;
     while ((size_t)(limit - p) >= 8 + hex_len && !memcmp(p, "parent ", 7)) {
         uint8_t parent[MAX_RAW];
-        if (p[7 + hex_len] != '\n' || read_hex(p + 7, raw_len, parent))
+        if (p[7 + hex_len] != '\n' || gs_read_hex(p + 7, raw_len, parent))
             return 1;
         p += 8 + hex_len;
     }
     if (limit - p >= 7 && !memcmp(p, "parent ", 7))
         return 1;
-    if (add_ref(w, TREE, oid))
+    if (add_ref(w, GS_TREE, oid))
         return -1;
     for (const uint8_t *at = parents; at < p; at += 8 + hex_len) {
-        if (!read_hex(at + 7, raw_len, oid) && add_ref(w, COMMIT, oid))
+        if (!gs_read_hex(at + 7, raw_len, oid) && add_ref(w, GS_COMMIT, oid))
             return -1;
     }
     if (e->c.has_fsck) {
@@ -1415,12 +1354,12 @@ static int stored_header(const struct engine *e, const uint8_t *p, size_t len, i
         byte = p[pos++];
         *size |= (uint64_t)(byte & 127) << shift;
     }
-    if (*kind == OFS_DELTA) {
+    if (*kind == GS_OFS_DELTA) {
         do {
             if (pos >= len)
                 return -1;
         } while (p[pos++] & 128);
-    } else if (*kind == REF_DELTA) {
+    } else if (*kind == GS_REF_DELTA) {
         pos += e->raw_len;
     }
     if (pos > len)
@@ -1466,7 +1405,7 @@ static int load_entry(struct engine *e, int32_t index, uint8_t **data, size_t *s
     if (stored_header(e, stored, length, &kind, &declared, &header))
         goto out;
     uint64_t limit;
-    if (is_beyond(e, OFS_DELTA, declared, &limit)) { /* a blob that deltas build on is held in memory */
+    if (is_beyond(e, GS_OFS_DELTA, declared, &limit)) { /* a blob that deltas build on is held in memory */
         result = fail(e, E_LIMIT, index, declared, limit);
         goto done;
     }
@@ -1505,7 +1444,7 @@ static int apply(struct engine *e, int32_t index, const struct object *base, con
         (code = delta_size(delta, delta_len, &pos, &result_size)))
         return fail(e, code, index, 0, 0);
     uint64_t larger = base_size > result_size ? base_size : result_size;
-    if (is_beyond(e, OFS_DELTA, larger, &limit))
+    if (is_beyond(e, GS_OFS_DELTA, larger, &limit))
         return fail(e, E_LIMIT, index, larger, limit);
     if (is_beyond(e, base->kind, result_size, &limit))
         return fail(e, E_LIMIT, index, result_size, limit);
@@ -1529,7 +1468,7 @@ static int apply(struct engine *e, int32_t index, const struct object *base, con
 /* Find the entries of a tree that was built again: its references were noted when it was new. */
 static int restore_tree(struct worker *w, struct object *o)
 {
-    if (o->kind != TREE || o->index < 0)
+    if (o->kind != GS_TREE || o->index < 0)
         return 0;
     int result = read_tree(w, o, 0, 0);
     o->is_plain = o->ends && w->e->types[o->index] & PLAIN;
@@ -1734,7 +1673,7 @@ static int wake(struct engine *e, int32_t base, int32_t first, int with_waiters,
             if (!entry)
                 return -1;
             entry->index = index;
-            entry->kind = OFS_DELTA;
+            entry->kind = GS_OFS_DELTA;
         }
         entry->base = base;
         push_front(e, entry);
@@ -1910,7 +1849,7 @@ static int resolve(struct worker *w, struct entry *entry)
             base_size = result_size = 0; /* apply() tells what is wrong */
         is_big = base_size > BIG_RESULT || result_size > BIG_RESULT;
         uint64_t limit, larger = base_size > result_size ? base_size : result_size;
-        if (is_beyond(e, OFS_DELTA, larger, &limit))
+        if (is_beyond(e, GS_OFS_DELTA, larger, &limit))
             return fail(e, E_LIMIT, index, larger, limit);
         if (is_big)
             pthread_mutex_lock(&e->big);
@@ -1924,7 +1863,7 @@ static int resolve(struct worker *w, struct entry *entry)
         result = fail(e, E_HASH, index, 0, 0);
         goto out;
     }
-    if (o->kind == TREE) {
+    if (o->kind == GS_TREE) {
         if (base && base->ends && delta_len * 4 < o->size) {
             size_t pos = 0;
             uint64_t skip;
@@ -1934,16 +1873,16 @@ static int resolve(struct worker *w, struct entry *entry)
         } else {
             unread = read_tree(w, o, e->c.has_fsck, 1);
         }
-    } else if (o->kind == COMMIT) {
+    } else if (o->kind == GS_COMMIT) {
         unread = read_commit(w, o);
-    } else if (o->kind == TAG) {
+    } else if (o->kind == GS_TAG) {
         unread = 1;
     }
     if (unread < 0) {
         result = fail(e, E_MEMORY, index, 0, 0);
         goto out;
     }
-    is_odd = o->kind != BLOB && (unread || (e->c.has_fsck && !o->is_plain));
+    is_odd = o->kind != GS_BLOB && (unread || (e->c.has_fsck && !o->is_plain));
     for (int32_t compared = -1;; compared = first) {
         pthread_mutex_lock(&e->lock);
         int recorded =
@@ -2169,7 +2108,7 @@ GS_API int gs_ingest_scan(struct engine *e, const uint8_t *buf, uint64_t len, ui
         }
         int32_t base = NO_BASE;
         const uint8_t *base_name = NULL;
-        if (kind == OFS_DELTA) {
+        if (kind == GS_OFS_DELTA) {
             NEXT_BYTE();
             uint64_t back_by = byte & 127;
             while (byte & 128) {
@@ -2188,14 +2127,14 @@ GS_API int gs_ingest_scan(struct engine *e, const uint8_t *buf, uint64_t len, ui
                 goto flush;
             }
             base = (int32_t)found;
-        } else if (kind == REF_DELTA) {
+        } else if (kind == GS_REF_DELTA) {
             if ((uint64_t)(end - p) < e->raw_len) {
                 result = fail(e, E_EOF, -1, 0, 0);
                 goto flush;
             }
             base_name = p;
             p += e->raw_len;
-        } else if (kind < COMMIT || kind > TAG) {
+        } else if (kind < GS_COMMIT || kind > GS_TAG) {
             result = fail(e, E_TYPE, -1, offset, (uint64_t)kind);
             goto flush;
         }
@@ -2309,7 +2248,7 @@ GS_API int gs_ingest_add_big(struct engine *e, const uint8_t *data, uint32_t crc
     e->offsets[index + 1] = end;
     pthread_mutex_lock(&e->lock);
     e->scanned = index + 1;
-    int result = enqueue(e, entry, e->big_entry.base, e->big_entry.kind == REF_DELTA ? e->big_entry.name : NULL);
+    int result = enqueue(e, entry, e->big_entry.base, e->big_entry.kind == GS_REF_DELTA ? e->big_entry.name : NULL);
     pthread_cond_broadcast(&e->ready_cond);
     pthread_mutex_unlock(&e->lock);
     return result ? fail(e, E_MEMORY, -1, 0, 0) : R_IDLE;
@@ -2325,12 +2264,12 @@ GS_API int gs_ingest_add_streamed(struct engine *e, const uint8_t *name, uint32_
     e->scanned = index + 1;
     e->resolved_bytes += e->big_entry.size;
     *first = (int32_t)own_find(e, name); /* the caller compares the two */
-    int result = record(e, (int32_t)index, BLOB | STREAMED, name, NO_BASE, 0, *first, first);
-    int kind = *first >= 0 ? e->types[*first] & KIND_MASK : BLOB;
+    int result = record(e, (int32_t)index, GS_BLOB | STREAMED, name, NO_BASE, 0, *first, first);
+    int kind = *first >= 0 ? e->types[*first] & KIND_MASK : GS_BLOB;
     pthread_mutex_unlock(&e->lock);
     if (result)
         return fail(e, E_MEMORY, -1, 0, 0);
-    return kind == BLOB ? R_IDLE : fail_named(e, E_COLLISION_TYPES, index, name);
+    return kind == GS_BLOB ? R_IDLE : fail_named(e, E_COLLISION_TYPES, index, name);
 }
 
 static int compare_int32(const void *a, const void *b)
@@ -2360,7 +2299,7 @@ GS_API int gs_ingest_scan_done(struct engine *e)
                 break;
             }
             entry->index = index;
-            entry->kind = OFS_DELTA;
+            entry->kind = GS_OFS_DELTA;
             entry->base = base;
             push_back(e, entry);
             count++;

@@ -17,10 +17,9 @@
  */
 #include <stdlib.h>
 
-#include "gitsmart.h"
 #include "inflate.h"
+#include "stored.h"
 
-enum { COMMIT = 1, TREE = 2, BLOB = 3, TAG = 4, OFS_DELTA = 6, REF_DELTA = 7 };
 /* More results of the functions below: there is more to do. */
 enum { MORE = 1, STOPPED = 2 };
 
@@ -48,16 +47,6 @@ typedef struct {
     uint32_t unused;
 } gs_pack;
 
-static inline uint32_t be32(const uint8_t *at)
-{
-    return (uint32_t)at[0] << 24 | (uint32_t)at[1] << 16 | (uint32_t)at[2] << 8 | at[3];
-}
-
-static inline uint64_t be64(const uint8_t *at)
-{
-    return (uint64_t)be32(at) << 32 | be32(at + 4);
-}
-
 static inline int has(const uint64_t *bits, uint32_t at) { return (int)(bits[at >> 6] >> (at & 63) & 1); }
 static inline void put(uint64_t *bits, uint32_t at) { bits[at >> 6] |= (uint64_t)1 << (at & 63); }
 static inline void clear(uint64_t *bits, uint32_t at) { bits[at >> 6] &= ~((uint64_t)1 << (at & 63)); }
@@ -68,19 +57,19 @@ static inline int has_byte(const uint8_t *bits, uint32_t at) { return bits[at >>
 /* Where the entry of the index's `at`th name starts; 0 when it is out of bounds. */
 static inline uint64_t offset_at(const gs_pack *pack, uint32_t at)
 {
-    uint64_t offset = be32(pack->offsets + 4 * (size_t)at);
+    uint64_t offset = gs_be32(pack->offsets + 4 * (size_t)at);
     if (offset & 0x80000000u && pack->is_v2) {
         offset &= 0x7fffffff;
         if (offset >= pack->number_large)
             return 0;
-        offset = be64(pack->large + 8 * offset);
+        offset = gs_be64(pack->large + 8 * offset);
     }
     return offset >= 12 && offset < pack->end ? offset : 0;
 }
 
 static inline uint32_t position_of_rank(const gs_pack *pack, uint32_t rank)
 {
-    return be32(pack->reverse + 4 * (size_t)rank);
+    return gs_be32(pack->reverse + 4 * (size_t)rank);
 }
 
 /* Look a name up: its place in the index, NONE when it is not there. */
@@ -91,7 +80,7 @@ static uint32_t find_in(const gs_pack *pack, const uint8_t *oid, size_t raw_len)
     if (low >= high)
         return NONE;
     /* Names are hashes, so places are known by proportion. */
-    at = low + (uint32_t)((uint64_t)(high - low) * be32(oid + 1) >> 32);
+    at = low + (uint32_t)((uint64_t)(high - low) * gs_be32(oid + 1) >> 32);
     step = 4;
     for (;;) {
         int order = memcmp(names + (size_t)at * raw_len, oid, raw_len);
@@ -218,7 +207,7 @@ GS_API int32_t gs_rank(const gs_pack *pack, uint8_t *reverse, uint32_t given, ui
         free(whole);
     }
     for (i = 0; i < count; i++) {
-        uint32_t position = be32(reverse + 4 * (size_t)i);
+        uint32_t position = gs_be32(reverse + 4 * (size_t)i);
         uint64_t offset;
         if (position >= count)
             return GS_MALFORMED;
@@ -234,60 +223,20 @@ GS_API int32_t gs_rank(const gs_pack *pack, uint8_t *reverse, uint32_t given, ui
 
 /* -- entries */
 
-/* Read an entry's header: its stored type, or GS_MALFORMED. As packfile.PackFile.entry(). */
-static int read_entry(const gs_pack *pack, uint64_t offset, size_t raw_len, uint64_t *size, uint64_t *base,
-                      uint64_t *start)
+/* Read an entry's head: its stored type, or GS_MALFORMED. As packfile.PackFile.entry(). */
+static int read_entry(const gs_pack *pack, uint64_t offset, size_t raw_len, gs_entry *entry)
 {
-    const uint8_t *data = pack->data;
-    uint64_t at = offset, value;
-    unsigned byte, shift = 4;
-    int kind;
-    if (offset < 12 || offset >= pack->end)
+    if (gs_read_head(pack->data, offset, pack->end, raw_len, entry))
         return GS_MALFORMED;
-    byte = data[at++];
-    kind = (int)(byte >> 4 & 7);
-    value = byte & 15;
-    while (byte & 0x80) {
-        if (at >= pack->end || shift > 57)
-            return GS_MALFORMED;
-        byte = data[at++];
-        value |= (uint64_t)(byte & 0x7f) << shift;
-        shift += 7;
-    }
-    *size = value;
-    *base = 0;
-    if (kind == OFS_DELTA) {
-        if (at >= pack->end)
-            return GS_MALFORMED;
-        byte = data[at++];
-        value = byte & 0x7f;
-        while (byte & 0x80) {
-            if (at >= pack->end || value >> 56)
-                return GS_MALFORMED;
-            byte = data[at++];
-            value = (value + 1) << 7 | (byte & 0x7f);
-        }
-        if (value >= offset || offset - value < 12 || !value)
-            return GS_MALFORMED;
-        *base = offset - value;
-    } else if (kind == REF_DELTA) {
-        uint32_t place;
-        if (pack->end - at <= raw_len)
-            return GS_MALFORMED;
-        place = find_in(pack, data + at, raw_len);
+    if (entry->kind == GS_REF_DELTA) {
+        uint32_t place = find_in(pack, pack->data + entry->tail, raw_len);
         if (place == NONE)
             return GS_MALFORMED;
-        *base = offset_at(pack, place);
-        if (!*base)
+        entry->base = offset_at(pack, place);
+        if (!entry->base)
             return GS_MALFORMED;
-        at += raw_len;
-    } else if (kind < COMMIT || kind > TAG) {
-        return GS_MALFORMED;
     }
-    if (at >= pack->end)
-        return GS_MALFORMED;
-    *start = at;
-    return kind;
+    return entry->kind;
 }
 
 /* Find out the types of all of a pack's objects. Each delta is followed once, wherever its base lies: what was
@@ -304,24 +253,24 @@ GS_API int32_t gs_types(const gs_pack *pack, uint32_t raw_len)
         uint32_t at = i, depth = 0;
         int kind;
         while (!(kind = pack->types[at])) {
-            uint64_t size, base, start;
+            gs_entry entry;
             uint32_t low = 0, high = count;
-            kind = read_entry(pack, offsets[at], raw_len, &size, &base, &start);
+            kind = read_entry(pack, offsets[at], raw_len, &entry);
             if (kind < 0 || depth == count) { /* as many deltas as objects: they go in a circle */
                 result = GS_MALFORMED;
                 break;
             }
             chain[depth++] = at;
-            if (kind < OFS_DELTA)
+            if (kind < GS_OFS_DELTA)
                 break;
             while (low < high) {
                 uint32_t middle = low + (high - low) / 2;
-                if (offsets[middle] < base)
+                if (offsets[middle] < entry.base)
                     low = middle + 1;
                 else
                     high = middle;
             }
-            if (low == count || offsets[low] != base) {
+            if (low == count || offsets[low] != entry.base) {
                 result = GS_MALFORMED;
                 break;
             }
@@ -656,17 +605,17 @@ static inline int reach_name(gs_walk *walk, unsigned mode, const uint8_t *oid)
     int kind;
     if ((mode & 0170000) == 0160000)
         return GS_OK;
-    memo = walk->memo + 32 * (size_t)((be32(oid + 4)) >> (32 - MEMO_BITS));
+    memo = walk->memo + 32 * (size_t)((gs_be32(oid + 4)) >> (32 - MEMO_BITS));
     if (!memcmp(memo, oid, 20) && (walk->raw_len == 20 || !memcmp(memo + 20, oid + 20, 12)))
         return GS_OK;
     memcpy(memo, oid, walk->raw_len);
-    kind = (mode & 0170000) == 0040000 ? TREE : BLOB;
+    kind = (mode & 0170000) == 0040000 ? GS_TREE : GS_BLOB;
     at = find_object(walk->packs, walk->number, oid, walk->raw_len);
     if (at == NONE)
         return report_missing(walk, kind, oid);
     if (!has(walk->seen, at)) {
         put(walk->seen, at);
-        if (kind == TREE)
+        if (kind == GS_TREE)
             put(walk->pending, at);
     }
     return GS_OK;
@@ -715,93 +664,36 @@ static int whole_tree(gs_walk *walk, gs_slot *slot, int reaching)
     return keep_ends(walk, slot, number);
 }
 
-/* The sizes at a delta's start; GS_MALFORMED, or where instructions begin. */
-static int64_t delta_sizes(const uint8_t *delta, size_t size, uint64_t *base, uint64_t *result)
-{
-    size_t at = 0;
-    int which;
-    for (which = 0; which < 2; which++) {
-        uint64_t value = 0;
-        unsigned shift = 0, byte;
-        do {
-            if (at >= size || shift > 56)
-                return GS_MALFORMED;
-            byte = delta[at++];
-            value |= (uint64_t)(byte & 0x7f) << shift;
-            shift += 7;
-        } while (byte & 0x80);
-        *(which ? result : base) = value;
-    }
-    return (int64_t)at;
-}
-
-/* Read an instruction at `at`: returns where the next is, 0 when it is malformed. An insertion's bytes come
- * behind it in the delta, and `next` is behind them. */
-static inline size_t instruction(const uint8_t *delta, size_t size, size_t at, int *copies, size_t *offset,
-                                 size_t *length)
-{
-    unsigned code = delta[at++];
-    if (code & 0x80) {
-        size_t take = (size_t)__builtin_popcount(code & 0x7f), from = 0, number = 0;
-        if (take > size - at)
-            return 0;
-        if (code & 1)
-            from = delta[at++];
-        if (code & 2)
-            from |= (size_t)delta[at++] << 8;
-        if (code & 4)
-            from |= (size_t)delta[at++] << 16;
-        if (code & 8)
-            from |= (size_t)delta[at++] << 24;
-        if (code & 16)
-            number = delta[at++];
-        if (code & 32)
-            number |= (size_t)delta[at++] << 8;
-        if (code & 64)
-            number |= (size_t)delta[at++] << 16;
-        *copies = 1;
-        *offset = from;
-        *length = number ? number : 0x10000;
-        return at;
-    }
-    if (!code || code > size - at)
-        return 0;
-    *copies = 0;
-    *offset = at;
-    *length = code;
-    return at + code;
-}
-
 /* Go through a tree that is a delta of one which was gone through: only what is not copied whole. */
-static int changed_tree(gs_walk *walk, const gs_slot *base, gs_slot *slot, const uint8_t *delta, size_t size,
-                        size_t at)
+static int changed_tree(gs_walk *walk, const gs_slot *base, gs_slot *slot, const uint8_t *at, const uint8_t *end)
 {
     const uint32_t *ends = base->ends;
-    size_t done = 0, start = 0, number = 0, raw_len = walk->raw_len, length;
+    size_t done = 0, start = 0, number = 0, raw_len = walk->raw_len;
+    gs_instruction next;
     int code;
 
 #define PARSE_ONE()                                                                                               \
     do {                                                                                                          \
         unsigned mode = 0;                                                                                        \
-        size_t end = parse_entry(slot->data, slot->size, done, raw_len, &mode);                                   \
-        if (!end)                                                                                                 \
+        size_t after = parse_entry(slot->data, slot->size, done, raw_len, &mode);                                 \
+        if (!after)                                                                                               \
             return GS_MALFORMED;                                                                                  \
-        if ((code = reach_name(walk, mode, slot->data + end - raw_len)) < 0)                                      \
+        if ((code = reach_name(walk, mode, slot->data + after - raw_len)) < 0)                                    \
             return code;                                                                                          \
-        if ((code = note_end(walk, &number, end)) < 0)                                                            \
+        if ((code = note_end(walk, &number, after)) < 0)                                                          \
             return code;                                                                                          \
-        done = end;                                                                                               \
+        done = after;                                                                                             \
     } while (0)
 
-    for (; at < size; start += length) {
-        int copies;
+    for (; at < end; start += next.size) {
         size_t offset, stop;
-        at = instruction(delta, size, at, &copies, &offset, &length);
+        at = gs_read_instruction(at, end, &next);
         if (!at)
             return GS_MALFORMED;
-        if (!copies)
+        if (next.data)
             continue;
-        stop = start + length;
+        offset = next.offset;
+        stop = start + next.size;
         while (done < start)
             PARSE_ONE();
         while (done < stop) {
@@ -821,7 +713,7 @@ static int changed_tree(gs_walk *walk, const gs_slot *base, gs_slot *slot, const
                 low = first;
                 while (low < high) {
                     size_t middle = low + (high - low) / 2;
-                    if (ends[middle] <= offset + length)
+                    if (ends[middle] <= offset + next.size)
                         low = middle + 1;
                     else
                         high = middle;
@@ -846,32 +738,6 @@ static int changed_tree(gs_walk *walk, const gs_slot *base, gs_slot *slot, const
     return keep_ends(walk, slot, number);
 }
 
-static uint8_t *apply_delta(const uint8_t *base, size_t base_size, const uint8_t *delta, size_t size, size_t at,
-                            size_t result_size)
-{
-    uint8_t *result = malloc(result_size + 1), *to = result;
-    size_t left = result_size;
-    if (!result)
-        return NULL;
-    while (at < size) {
-        int copies;
-        size_t offset, length;
-        at = instruction(delta, size, at, &copies, &offset, &length);
-        if (!at || length > left || (copies && (offset > base_size || length > base_size - offset))) {
-            free(result);
-            return NULL;
-        }
-        memcpy(to, (copies ? base : delta) + offset, length);
-        to += length;
-        left -= length;
-    }
-    if (left) {
-        free(result);
-        return NULL;
-    }
-    return result;
-}
-
 /* What a stream of that many bytes can't inflate to is not worth taking memory for. */
 static int is_plausible(uint64_t size, uint64_t stored)
 {
@@ -889,7 +755,8 @@ static int read_object(gs_walk *walk, uint32_t which, uint64_t offset, int for_t
     } local[64], *chain = local;
     size_t depth = 0, room = 64;
     gs_slot *slot = NULL;
-    uint64_t at = offset, size, base, start;
+    uint64_t at = offset;
+    gs_entry entry;
     int kind = 0, code = GS_OK;
     void *whole_chain = NULL;
     for (;;) {
@@ -898,23 +765,23 @@ static int read_object(gs_walk *walk, uint32_t which, uint64_t offset, int for_t
             touch(walk, slot);
             break;
         }
-        kind = read_entry(pack, at, walk->raw_len, &size, &base, &start);
-        if (kind < 0 || !is_plausible(size, pack->end - start)) {
+        kind = read_entry(pack, at, walk->raw_len, &entry);
+        if (kind < 0 || !is_plausible(entry.size, pack->end - entry.start)) {
             code = GS_MALFORMED;
             goto out;
         }
-        if (kind < OFS_DELTA) {
-            uint8_t *data = malloc(size + 1);
+        if (kind < GS_OFS_DELTA) {
+            uint8_t *data = malloc(entry.size + 1);
             if (!data) {
                 code = GS_NO_MEMORY;
                 goto out;
             }
-            if (gs_inflate(pack->data + start, pack->end - start, data, size, 0) < 0) {
+            if (gs_inflate(pack->data + entry.start, pack->end - entry.start, data, entry.size, 0) < 0) {
                 free(data);
                 code = GS_MALFORMED;
                 goto out;
             }
-            slot = hold_object(walk, which, at, kind, data, size);
+            slot = hold_object(walk, which, at, kind, data, entry.size);
             if (walk->closing && at < offset)
                 slot->is_closed = 1;
             break;
@@ -937,15 +804,15 @@ static int read_object(gs_walk *walk, uint32_t which, uint64_t offset, int for_t
             room *= 2;
         }
         chain[depth].offset = at;
-        chain[depth].size = size;
-        chain[depth].start = start;
+        chain[depth].size = entry.size;
+        chain[depth].start = entry.start;
         depth++;
-        at = base;
+        at = entry.base;
     }
     while (depth) {
         gs_slot *from = slot;
-        uint64_t base_size, result_size;
-        int64_t first;
+        uint64_t base_size, result_size, size, start;
+        const uint8_t *first, *end;
         uint8_t *data;
         depth--;
         at = chain[depth].offset;
@@ -957,29 +824,31 @@ static int read_object(gs_walk *walk, uint32_t which, uint64_t offset, int for_t
         }
         /* git: delta.h DELTA_SIZE_MIN is 4 */
         if (size < 4 || gs_inflate(pack->data + start, pack->end - start, walk->delta, size, 0) < 0 ||
-            (first = delta_sizes(walk->delta, size, &base_size, &result_size)) < 0 || base_size != from->size ||
-            result_size > OBJECT_BYTES) {
+            !(first = gs_read_size(walk->delta, end = walk->delta + size, &base_size)) || base_size != from->size ||
+            !(first = gs_read_size(first, end, &result_size)) || result_size > OBJECT_BYTES) {
             code = GS_MALFORMED;
             goto out;
         }
-        data = apply_delta(from->data, from->size, walk->delta, size, (size_t)first, result_size);
-        if (!data) {
-            code = GS_MALFORMED;
+        data = malloc(result_size + 1);
+        if (!data || gs_apply_delta(from->data, from->size, walk->delta, size, (size_t)(first - walk->delta), data,
+                                    result_size)) {
+            code = data ? GS_MALFORMED : GS_NO_MEMORY;
+            free(data);
             goto out;
         }
         /* The base was used last, so it stays. */
         slot = hold_object(walk, which, at, from->kind, data, result_size);
         if (walk->closing && at < offset)
             slot->is_closed = 1;
-        if (for_tree && !depth && slot->kind == TREE && from->is_closed) {
+        if (for_tree && !depth && slot->kind == GS_TREE && from->is_closed) {
             if (!from->ends && (code = whole_tree(walk, from, 0)) < 0)
                 goto out;
-            code = changed_tree(walk, from, slot, walk->delta, size, (size_t)first);
+            code = changed_tree(walk, from, slot, first, end);
             slot->is_closed = code >= 0;
             goto out;
         }
     }
-    if (for_tree && slot->kind == TREE && !slot->is_closed) {
+    if (for_tree && slot->kind == GS_TREE && !slot->is_closed) {
         code = whole_tree(walk, slot, 1);
         slot->is_closed = code >= 0;
     }
@@ -990,26 +859,6 @@ out:
 }
 
 /* -- commits */
-
-static int hex_digit(uint8_t c)
-{
-    return c >= '0' && c <= '9'   ? c - '0'
-           : c >= 'a' && c <= 'f' ? c - 'a' + 10
-           : c >= 'A' && c <= 'F' ? c - 'A' + 10
-                                  : -1;
-}
-
-static int read_hex(const uint8_t *data, size_t raw_len, uint8_t *oid)
-{
-    size_t i;
-    for (i = 0; i < raw_len; i++) {
-        int high = hex_digit(data[2 * i]), low = hex_digit(data[2 * i + 1]);
-        if (high < 0 || low < 0)
-            return -1;
-        oid[i] = (uint8_t)(high << 4 | low);
-    }
-    return 0;
-}
 
 static int push(gs_walk *walk, uint32_t number)
 {
@@ -1058,21 +907,21 @@ static int commit_references(gs_walk *walk, const uint8_t *data, size_t size, un
     size_t hex = 2 * (size_t)walk->raw_len, at = 5 + hex + 1, bottom = walk->stack_size;
     uint8_t oid[32];
     int code;
-    if (size < at || memcmp(data, "tree ", 5) || data[at - 1] != '\n' || read_hex(data + 5, walk->raw_len, oid))
+    if (size < at || memcmp(data, "tree ", 5) || data[at - 1] != '\n' || gs_read_hex(data + 5, walk->raw_len, oid))
         return GS_MALFORMED;
     if (!(flags & NO_TREES) && (code = reach_name(walk, 0040000, oid)) < 0)
         return code;
     while (size - at >= 7 && !memcmp(data + at, "parent ", 7)) {
         uint32_t parent;
         at += 7;
-        if (size - at < hex + 1 || data[at + hex] != '\n' || read_hex(data + at, walk->raw_len, oid))
+        if (size - at < hex + 1 || data[at + hex] != '\n' || gs_read_hex(data + at, walk->raw_len, oid))
             return GS_MALFORMED;
         at += hex + 1;
         if (flags & NO_PARENTS)
             continue;
         parent = find_object(walk->packs, walk->number, oid, walk->raw_len);
         if (parent == NONE) {
-            if ((code = report_missing(walk, COMMIT, oid)) < 0)
+            if ((code = report_missing(walk, GS_COMMIT, oid)) < 0)
                 return code;
         } else if (!has(walk->seen, parent) && (code = push(walk, parent)) < 0) {
             return code;
@@ -1151,7 +1000,7 @@ GS_API int32_t gs_walk_commits(gs_walk *walk, const uint8_t *stops, const uint8_
         }
         put(walk->seen, number);
         code = read_numbered(walk, number, 0, &slot);
-        if (code >= 0 && slot->kind != COMMIT)
+        if (code >= 0 && slot->kind != GS_COMMIT)
             code = GS_MALFORMED;
         if (code >= 0)
             code = commit_references(walk, slot->data, slot->size,
@@ -1192,7 +1041,7 @@ GS_API int32_t gs_walk_trees(gs_walk *walk, uint32_t most)
             number = (uint32_t)(64 * walk->level_word + (unsigned)__builtin_ctzll(word));
             clear(walk->level, number);
             code = read_numbered(walk, number, 1, &slot);
-            if (code >= 0 && slot->kind != TREE)
+            if (code >= 0 && slot->kind != GS_TREE)
                 code = GS_MALFORMED;
             if (code < 0)
                 return code;
@@ -1228,33 +1077,33 @@ GS_API int64_t gs_walk_pack(gs_walk *walk, uint32_t rank, uint32_t most)
         int kind = pack->types[rank];
         gs_slot *slot = NULL;
         int code;
-        if (kind == BLOB)
+        if (kind == GS_BLOB)
             continue;
         most--;
-        code = read_numbered(walk, rank, kind == TREE, &slot);
+        code = read_numbered(walk, rank, kind == GS_TREE, &slot);
         if (code >= 0 && slot->kind != kind)
             code = GS_MALFORMED;
-        if (code >= 0 && kind == COMMIT) {
+        if (code >= 0 && kind == GS_COMMIT) {
             size_t i;
             code = commit_references(walk, slot->data, slot->size, 0);
             for (i = 0; code >= 0 && i < walk->stack_size; i++) {
                 put(walk->seen, walk->stack[i]);
-                if (pack->types[walk->stack[i]] != COMMIT)
+                if (pack->types[walk->stack[i]] != GS_COMMIT)
                     code = GS_MALFORMED;
             }
             walk->stack_size = 0;
-        } else if (code >= 0 && kind == TAG) {
+        } else if (code >= 0 && kind == GS_TAG) {
             uint8_t oid[32];
             uint32_t target;
             if (slot->size < 7 + 2 * walk->raw_len || memcmp(slot->data, "object ", 7) ||
-                read_hex(slot->data + 7, walk->raw_len, oid))
+                gs_read_hex(slot->data + 7, walk->raw_len, oid))
                 return GS_MALFORMED;
             target = find_object(pack, 1, oid, walk->raw_len);
             if (target == NONE)
-                code = report_missing(walk, TAG, oid);
+                code = report_missing(walk, GS_TAG, oid);
             else {
                 put(walk->seen, target);
-                if (pack->types[target] == TREE)
+                if (pack->types[target] == GS_TREE)
                     put(walk->pending, target);
             }
         }
@@ -1272,7 +1121,7 @@ GS_API int32_t gs_walk_trees_match(gs_walk *walk)
     const gs_pack *pack = walk->packs;
     uint32_t i;
     for (i = 0; i < pack->count; i++)
-        if (has(walk->seen, i) && has(walk->pending, i) != (pack->types[i] == TREE))
+        if (has(walk->seen, i) && has(walk->pending, i) != (pack->types[i] == GS_TREE))
             return 0;
     return 1;
 }

@@ -22,17 +22,16 @@ from itertools import pairwise
 
 from gitsmart.errors import RepositoryUnusable
 from gitsmart.repo.files_refs import FilesRefStore, PackedRefs
-from gitsmart.repo.gitconfig import GitConfig
-from gitsmart.repo.ownership import OwnedDirectory
 from gitsmart.repo.ref_transaction import (
     FAILED_DELETE,
     MISSING_OBJECTS,
     NAME_CONFLICT,
+    REFLOG_MESSAGE,
     FailedUpdate,
     RefItem,
-    ReflogIdentity,
     RefTransaction,
     RefUpdate,
+    TransactionTerms,
     hook_lines,
     parents,
     timeout_of,
@@ -56,37 +55,15 @@ class _Item(RefItem):
     undo: list[Callable[[], None]] = field(default_factory=list)
 
 
-class FilesTransaction(RefTransaction[_Item]):
+class FilesTransaction(RefTransaction[_Item, FilesRefStore]):
     """A set of updates of refs in files, to be run once by one thread."""
 
-    def __init__(
-        self,
-        refs: FilesRefStore,
-        owned: OwnedDirectory,
-        config: GitConfig,
-        *,
-        is_bare: bool,
-        identity: ReflogIdentity,
-        has_object: Callable[[bytes], bool],
-        message: str = "push",
-        hook: Callable[[str, bytes], bool] | None = None,
-    ) -> None:
-        """Prepare nothing yet; see RefTransaction."""
-        super().__init__(
-            refs,
-            owned,
-            config,
-            is_bare=is_bare,
-            identity=identity,
-            has_object=has_object,
-            message=message,
-            hook=hook,
-        )
-        self._refs = refs
+    def __init__(self, refs: FilesRefStore, terms: TransactionTerms) -> None:
+        super().__init__(refs, terms)
         self._git_dir = refs.git_dir
-        self._staging = os.fsencode(owned.path)
+        self._staging = os.fsencode(terms.owned.path)
         self._staged = 0
-        self._ident = identity.line()
+        self._ident = terms.identity.line()
         self._ref_timeout_ms = REF_TIMEOUT_MS
         self._packed_timeout_ms = PACKED_TIMEOUT_MS
 
@@ -382,7 +359,7 @@ class FilesTransaction(RefTransaction[_Item]):
         if item.is_delete and item.current is None:
             return
         old = item.current or self._zero
-        line = b"%b %b %b\t%b\n" % (old, item.update.new, self._ident, self._message)
+        line = b"%b %b %b\t%b\n" % (old, item.update.new, self._ident, REFLOG_MESSAGE)
         for name in self._logged_names(item):
             self._append(item, name, line)
 

@@ -39,7 +39,13 @@ from gitsmart.repo.gc_lock import ObjectsGate
 from gitsmart.repo.gitconfig import GitConfig
 from gitsmart.repo.ownership import OwnedDirectory
 from gitsmart.repo.ref_storage import begin_transaction
-from gitsmart.repo.ref_transaction import FAILED_UPDATE, NoteGone, ReflogIdentity, RefUpdate
+from gitsmart.repo.ref_transaction import (
+    FAILED_UPDATE,
+    NoteGone,
+    ReflogIdentity,
+    RefUpdate,
+    TransactionTerms,
+)
 from gitsmart.repo.refs import RefStore
 from gitsmart.repo.shallow_file import extend_shallow
 
@@ -274,17 +280,16 @@ class Push:
         except OSError:
             return [FAILED_UPDATE] * len(updates)
         try:
-            transaction = begin_transaction(
-                self._refs,
-                owned,
-                self._config,
+            terms = TransactionTerms(
+                owned=owned,
+                config=self._config,
                 is_bare=self._is_bare,
                 identity=identity,
                 has_object=self._has_object,
                 hook=hook,
                 note_gone=self._note_gone,
             )
-            return transaction.run(updates, atomic=atomic)
+            return begin_transaction(self._refs, terms).run(updates, atomic=atomic)
         finally:
             owned.close()
 

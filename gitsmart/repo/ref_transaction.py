@@ -44,8 +44,17 @@ from gitsmart.repo.gone_refs import GoneRef
 from gitsmart.repo.ownership import OwnedDirectory
 from gitsmart.repo.refs import RefState, RefStore, is_safe_ref
 
-__all__ = ["FAILED_UPDATE", "NoteGone", "RefItem", "RefTransaction", "RefUpdate", "ReflogIdentity"]
+__all__ = [
+    "FAILED_UPDATE",
+    "NoteGone",
+    "RefItem",
+    "RefTransaction",
+    "RefUpdate",
+    "ReflogIdentity",
+    "TransactionTerms",
+]
 
+REFLOG_MESSAGE: Final = b"push"
 _LONGEST_TIMEOUT_MS = 60_000  # for "wait for ever", which git writes as -1
 
 ALREADY_EXISTS: Final = "reference already exists"
@@ -136,44 +145,44 @@ def hook_lines(items: Sequence[RefItem]) -> bytes:
     return b"".join([b"%b %b %b\n" % (update.old, update.new, update.name) for update in updates])
 
 
-ItemT = TypeVar("ItemT", bound=RefItem)
-
 NoteGone = Callable[[Sequence[GoneRef]], None]
 """Told of what refs are about to lose, under their locks; see gone_refs.py. Never raises."""
 
 
-class RefTransaction(abc.ABC, Generic[ItemT]):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransactionTerms:
+    """All that a transaction needs to know besides the refs and their updates."""
+
+    owned: OwnedDirectory
+    """Holds what is being prepared, on the refs' file system, and marks the locks as ours."""
+    config: GitConfig
+    is_bare: bool
+    identity: ReflogIdentity
+    has_object: Callable[[bytes], bool]
+    hook: Callable[[str, bytes], bool] | None = None
+    """The repository's reference-transaction, if it has one: told "prepared", when all is locked and
+    compared, "committed" or "aborted", and the updates; what it returns counts for "prepared" alone. Where it
+    is, each update that isn't atomic with others is a transaction of its own, as in git."""
+    note_gone: NoteGone | None = None
+
+
+ItemT = TypeVar("ItemT", bound=RefItem)
+StoreT = TypeVar("StoreT", bound=RefStore)
+
+
+class RefTransaction(abc.ABC, Generic[ItemT, StoreT]):
     """A set of ref updates, to be run once by one thread."""
 
-    def __init__(
-        self,
-        refs: RefStore,
-        owned: OwnedDirectory,
-        config: GitConfig,
-        *,
-        is_bare: bool,
-        identity: ReflogIdentity,
-        has_object: Callable[[bytes], bool],
-        message: str = "push",
-        hook: Callable[[str, bytes], bool] | None = None,
-    ) -> None:
-        """Prepare nothing yet.
-
-        `owned` holds what is being prepared, on the refs' file system, and marks the locks as ours. `hook` is
-        the repository's reference-transaction, if it has one: told "prepared", when all is locked and
-        compared, "committed" or "aborted", and the updates; what it returns counts for "prepared" alone.
-        Where it is, each update that isn't atomic with others is a transaction of its own, as in git.
-        """
-        self.note_gone: NoteGone | None = None
-        self._hook = hook
-        self._store = refs
-        self._owned = owned
-        self._config = config
-        self._is_bare = is_bare
+    def __init__(self, refs: StoreT, terms: TransactionTerms) -> None:
+        self._refs = refs
+        self._owned = terms.owned
+        self._config = terms.config
+        self._is_bare = terms.is_bare
+        self._identity = terms.identity
+        self._has_object = terms.has_object
+        self._hook = terms.hook
+        self._tell_gone = terms.note_gone
         self._zero = refs.format.zero
-        self._has_object = has_object
-        self._identity = identity
-        self._message = message.encode("utf-8", "surrogateescape")
         self._head_target: bytes | None = None
         self._reflogs: str | None = None
 
@@ -215,7 +224,7 @@ class RefTransaction(abc.ABC, Generic[ItemT]):
     # Before any lock
 
     def _read_settings(self) -> None:
-        head = self._store.read(b"HEAD")
+        head = self._refs.read(b"HEAD")
         self._head_target = head.value if head.state is RefState.SYMREF else None
         # git: config.c repo_settings_get_log_all_ref_updates(), refs.c should_autocreate_reflog()
         value = self._config.get_str("core.logAllRefUpdates") if self._has_log_value() else "true"
@@ -249,13 +258,13 @@ class RefTransaction(abc.ABC, Generic[ItemT]):
                 continue
             via: list[bytes] = []
             name = item.update.name
-            raw = self._store.read(name)
+            raw = self._refs.read(name)
             while raw.state is RefState.SYMREF and len(via) <= 5:
                 via.append(name)
                 name = raw.value
                 if not is_safe_ref(name):
                     break
-                raw = self._store.read(name)
+                raw = self._refs.read(name)
             if not via:
                 continue
             if raw.state is RefState.SYMREF or not is_safe_ref(name):
@@ -297,9 +306,9 @@ class RefTransaction(abc.ABC, Generic[ItemT]):
 
     def _note_gone(self, live: Sequence[ItemT]) -> None:
         """Tell what is lost, under the locks and before any ref is written."""
-        if self.note_gone is None:
+        if self._tell_gone is None:
             return
-        self.note_gone(
+        self._tell_gone(
             [
                 GoneRef(name, item.current, item.is_delete)
                 for item in live

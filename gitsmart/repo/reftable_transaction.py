@@ -16,23 +16,22 @@ Work trees' own refs (`refs/bisect/` and such) are those of the repository's mai
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import pairwise
 
 from gitsmart.errors import RepositoryUnusable
 from gitsmart.pack.objects import to_raw
-from gitsmart.repo.gitconfig import GitConfig
-from gitsmart.repo.ownership import OwnedDirectory
 from gitsmart.repo.ref_transaction import (
     ATOMIC_FAILED,
     FAILED_UPDATES,
     MISSING_OBJECTS,
     NAME_CONFLICT,
+    REFLOG_MESSAGE,
     FailedUpdate,
     RefItem,
-    ReflogIdentity,
     RefTransaction,
     RefUpdate,
+    TransactionTerms,
     hook_lines,
     parents,
     timeout_of,
@@ -54,33 +53,11 @@ _LOOKUP_BYTES = (
 _SMALLEST_BLOCK = 512  # below it, names and log lines of ordinary lengths don't fit
 
 
-class ReftableTransaction(RefTransaction[RefItem]):
+class ReftableTransaction(RefTransaction[RefItem, ReftableRefStore]):
     """A set of updates of refs in a reftable stack, to be run once by one thread."""
 
-    def __init__(
-        self,
-        refs: ReftableRefStore,
-        owned: OwnedDirectory,
-        config: GitConfig,
-        *,
-        is_bare: bool,
-        identity: ReflogIdentity,
-        has_object: Callable[[bytes], bool],
-        message: str = "push",
-        hook: Callable[[str, bytes], bool] | None = None,
-    ) -> None:
-        """Prepare nothing yet; see RefTransaction."""
-        super().__init__(
-            refs,
-            owned,
-            config,
-            is_bare=is_bare,
-            identity=identity,
-            has_object=has_object,
-            message=message,
-            hook=hook,
-        )
-        self._refs = refs
+    def __init__(self, refs: ReftableRefStore, terms: TransactionTerms) -> None:
+        super().__init__(refs, terms)
         self._options = WriteOptions()
         self._stamp = (0, 0)
         self._lines: dict[bytes, list[int]] | None = None
@@ -217,7 +194,7 @@ class ReftableTransaction(RefTransaction[RefItem]):
                 self._identity.cleaned_name.encode("utf-8", "surrogateescape"),
                 self._identity.cleaned_email.encode("utf-8", "surrogateescape"),
                 *self._stamp,
-                self._message[: self._options.block_size // 2].rstrip(b"\n") + b"\n",
+                REFLOG_MESSAGE + b"\n",
             )
             for name in self._logged_names(item)
             if self._creates_reflog(name) or next(self._log_lines(name, view), None) is not None
