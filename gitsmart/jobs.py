@@ -6,6 +6,7 @@
       channel.read     <-----------------------  READ n          JobChannel.read
                        ----------------------->  BODY
       channel.write    <-----------------------  DATA, MORE      JobChannel.write, flush
+      channel.promise  <-----------------------  PROMISE         JobChannel.promise
       on_note          <-----------------------  NOTE            JobChannel.note
       returns, raises  <-----------------------  DONE, FAILED    what the service returned or raised
 
@@ -53,10 +54,11 @@ Perform = Callable[[Any, "JobChannel"], object]
 logger = logging.getLogger(__name__)
 
 _FRAME: Final = struct.Struct("!cI")
-_READ, _BODY, _DATA, _MORE, _FLUSH, _KEEPALIVE, _NOTE, _DONE, _FAILED = (
-    b"R", b"B", b"D", b"M", b"F", b"K", b"N", b"X", b"E",
+_READ, _BODY, _DATA, _MORE, _FLUSH, _KEEPALIVE, _PROMISE, _NOTE, _DONE, _FAILED = (
+    b"R", b"B", b"D", b"M", b"F", b"K", b"P", b"N", b"X", b"E",
 )  # fmt: skip
 _KEEPALIVE_HEAD: Final = struct.Struct("!d")
+_SIZE: Final = struct.Struct("!Q")
 
 BLOCK_BYTES: Final = 256 << 10
 """The largest payload: what one READ asks for, and the largest piece of the response."""
@@ -273,6 +275,11 @@ class JobChannel:
         self._frame(_KEEPALIVE, _KEEPALIVE_HEAD.size + len(packet), _KEEPALIVE_HEAD.pack(interval_s), packet)
         self._cross_at = 0.0 if packet else math.inf
 
+    def promise(self, size: int) -> None:
+        """Say that exactly `size` more bytes will be written. Raises: Disconnected."""
+        self._cross()
+        self._frame(_PROMISE, _SIZE.size, _SIZE.pack(size))
+
     def note(self, name: bytes) -> None:
         """Tell the front `name`, before what is written next."""
         self._cross()
@@ -446,6 +453,8 @@ class _Relay:
             elif kind == _KEEPALIVE:
                 (interval_s,) = _KEEPALIVE_HEAD.unpack_from(payload)
                 self._channel.keepalive(bytes(payload[_KEEPALIVE_HEAD.size :]), interval_s)
+            elif kind == _PROMISE:
+                self._channel.promise(*_SIZE.unpack(payload))
             elif kind == _NOTE:
                 self._on_note(bytes(payload))
             elif kind == _DONE:
@@ -521,6 +530,7 @@ class HeldChannel:
         self._settled = False
         self._flushed = False
         self._keepalive: tuple[bytes, float] | None = None
+        self._length: int | None = None
         self._response = bytearray()
         self._began_cpu = time.thread_time()
         self._began = time.monotonic()
@@ -567,6 +577,13 @@ class HeldChannel:
         self._flushed = True
         self._look()
 
+    def promise(self, size: int) -> None:
+        """See `Channel.promise`."""
+        if self._settled:
+            self._inner.promise(size)
+        elif self._keepalive is None:
+            self._length = len(self._response) + size
+
     def check(self) -> None:
         """See `Channel.check`."""
         self._inner.check()
@@ -605,6 +622,8 @@ class HeldChannel:
             return
         self._settled = True
         response, self._response, self.request = self._response, bytearray(), bytearray()
+        if self._length is not None:
+            self._inner.promise(self._length)
         if response:
             self._inner.write(response)
         if self._flushed:

@@ -161,6 +161,7 @@ class Exchange:
 
     Attributes:
         started: a piece was given to `send`, so the status is decided.
+        length: of the whole response, when the service promised it before any of it was given to `send`.
         broken: why the pipes broke before the service had ended; None while all is well.
         bytes_in, bytes_out: what was fed, and what was given to `send`.
     """
@@ -194,6 +195,7 @@ class Exchange:
         self._wanted: _LoanRequest | None = None  # guarded by the lock, as what is in it
         self.broken: Disconnected | None = None
         self.started = False
+        self.length: int | None = None  # set before `started`
         self.bytes_in = 0
         self.bytes_out = 0
 
@@ -546,6 +548,13 @@ class WorkerChannel:
             if x._response.size:
                 x._flushed = True
                 x._wake()
+
+    def promise(self, size: int) -> None:
+        """Say that exactly `size` more bytes will be written, and keepalive stays off."""
+        x = self._x
+        with x._lock:
+            if not x.started and x._keepalive is None:
+                x.length = x._response.size + size
 
     def check(self) -> None:
         """Raise `Disconnected` if the client has gone."""

@@ -55,6 +55,9 @@ class Inner:
         if self.gone:
             raise Disconnected("gone")
 
+    def promise(self, size: int) -> None:
+        self.crossed.append(size)
+
     def keepalive(self, packet: bytes, interval_s: float) -> None:
         self.crossed.append((packet, interval_s))
 

@@ -130,6 +130,7 @@ class SmartHandler(Handler):
         self._exchange: Exchange | None = None
         self._task: asyncio.Task[None] | None = None
         self._body_ended = asyncio.Event()
+        self._length: int | None = None
         self._report = ServiceReport()
         self._pushed_to: Repository | None = None
         self.add_cors_headers()
@@ -281,6 +282,10 @@ class SmartHandler(Handler):
             self.error = self.error or exchange.broken
             self.cut()
             return
+        if self._length is not None and exchange.bytes_out < self._length:
+            # It broke off, and was logged. What it had to say is sent: the length says that this isn't all.
+            self.cut()
+            return
         if not self._body_ended.is_set():
             try:
                 await asyncio.wait_for(self._body_ended.wait(), REST_OF_BODY_S)
@@ -299,8 +304,11 @@ class SmartHandler(Handler):
 
     async def _send(self, data: bytes, *, last: bool) -> None:
         """Hand a piece of the response to the connection, and wait until the socket has it."""
-        if last and not self.response_began():
-            self.set_header("Content-Length", str(len(data)))
+        if not self.response_began():
+            assert self._exchange is not None
+            self._length = len(data) if last else self._exchange.length
+            if self._length is not None:
+                self.set_header("Content-Length", str(self._length))
         self.note_sent(data)
         self.write(data)
         try:

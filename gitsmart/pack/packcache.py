@@ -130,6 +130,8 @@ class _Pack:
         self.head = b""
         """The pack's own head; b"" as long as nothing can be sent."""
         self.base: Base | None = None
+        self.known_total: int | None = None
+        """Bytes of the whole pack, when that is known before they are there."""
         self.size = 0
         """Bytes of data (see cachefile.py) there are."""
         self.is_complete = False
@@ -155,7 +157,7 @@ class _Pack:
 
     @property
     def total(self) -> int | None:
-        """Bytes of the whole pack, when that is known."""
+        """Bytes of the whole pack, once all of them are there."""
         return PACK_HEAD_BYTES + self.base_bytes + self.size if self.is_complete else None
 
     def has_start(self) -> bool:
@@ -251,12 +253,20 @@ class PackSink:
             raise _Abandoned("nobody reads the pack")
         self._outside_at = max(self._outside_at, now + _OUTSIDE_S / 10)
 
-    def begin(self, count: int, base: Base | None = None, *, estimate_bytes: int = 0) -> None:
+    def begin(
+        self,
+        count: int,
+        base: Base | None = None,
+        *,
+        estimate_bytes: int = 0,
+        stats: tuple[int, ...] | None = None,
+    ) -> None:
         """Say how many objects the pack has; readers begin.
 
         Args:
             base: what it is built on: `write` gets a pack of the others, the objects of both are counted.
             estimate_bytes: about how large data will be.
+            stats: see `Facts`; when there are no others, and nothing will be written.
         """
         pack = self._pack
         head = struct.pack(">4sII", b"PACK", 2, count)
@@ -268,13 +278,16 @@ class PackSink:
                     pack.file.begin(head, base)
             except OSError as error:
                 self._drop_file(error)
+        body = None if base is None or base.count != count else base.body
+        if isinstance(body, PackBody) and body.head == head:
+            self._checksum = body.pack.checksum
         with pack.changed:
             pack.head, pack.base = head, base
+            if stats is not None and base is not None:
+                pack.known_total = PACK_HEAD_BYTES + base.body.size + self._key.format.raw_len
+                pack.stats = stats
             pack.changed.notify_all()
-        if base is None:
-            return
-        if isinstance(base.body, PackBody) and base.count == count and base.body.head == head:
-            self._checksum = base.body.pack.checksum
+        if base is None or self._checksum:
             return
         # The others read the base while its part of the checksum is computed.
         digest = self._digest = self._key.format.new_hash()
@@ -401,8 +414,10 @@ class PackStream:
 
     @property
     def total_bytes(self) -> int | None:
-        """Size of the pack; None as long as it isn't known."""
-        return self._pack.total
+        """Size of the pack; None as long as it isn't known. With it, `stats` are known."""
+        pack = self._pack
+        total = pack.total if pack.known_total is None else pack.known_total
+        return total if self._old is None and pack.stats is not None else None
 
     @property
     def stats(self) -> tuple[int, ...] | None:

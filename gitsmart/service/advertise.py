@@ -101,8 +101,10 @@ def write_advertisement(
     if prefix and b" push-cert=" not in capabilities:
         write_kept(channel, *encoded.whole(prefix + begin + first, end + FLUSH_PKT))
     else:
-        channel.write(prefix + begin + first)
-        channel.write_all([encoded.rest, end, FLUSH_PKT])
+        head, tail = prefix + begin + first, [encoded.rest, end, FLUSH_PKT]
+        channel.promise(len(head) + sum(map(len, tail)))
+        channel.write(head)
+        channel.write_all(tail)
     return report
 
 

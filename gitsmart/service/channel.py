@@ -51,6 +51,14 @@ class Channel(Protocol):
         """Hand all that was written to the network now: before a phase that may be silent for a while."""
         ...
 
+    def promise(self, size: int) -> None:
+        """Say that exactly `size` more bytes will be written, and no keepalives come between.
+
+        A response that hasn't begun says how long it is, then, and one that ends earlier is cut off. Comes to
+        nothing where it comes too late, or the network has no use for it.
+        """
+        ...
+
     def check(self) -> None:
         """Raise `Disconnected` if the peer has gone. Cheap: for long loops that neither read nor write."""
         ...
@@ -71,6 +79,7 @@ class DecodedChannel:
         self.write = inner.write
         self.write_all = inner.write_all
         self.flush = inner.flush
+        self.promise = inner.promise
         self.check = inner.check
         self.keepalive = inner.keepalive
 
@@ -104,6 +113,7 @@ class PeekedChannel:
         self.write = inner.write
         self.write_all = inner.write_all
         self.flush = inner.flush
+        self.promise = inner.promise
         self.check = inner.check
         self.keepalive = inner.keepalive
 
@@ -156,6 +166,9 @@ class GzippedChannel:
     def flush(self) -> None:
         """Nothing: what was written crosses when there is enough, or at the end."""
 
+    def promise(self, size: int) -> None:
+        """Nothing: how much it is when it is coded is known at the end."""
+
     def keepalive(self, packet: bytes, interval_s: float) -> None:
         """Nothing: a packet would land inside the coded bytes."""
 
@@ -189,7 +202,9 @@ def write_kept(channel: Channel, body: bytes, kept: dict[str, bytes]) -> None:
     """
     if isinstance(channel, GzippedChannel):
         channel.write_kept(body, kept)
-    elif len(body) < _AT_ONCE_BYTES:
+        return
+    channel.promise(len(body))
+    if len(body) < _AT_ONCE_BYTES:
         channel.write(body)
     else:
         channel.write(body[:4096])

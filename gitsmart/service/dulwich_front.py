@@ -113,6 +113,9 @@ class ProtocolChannel:
         except OSError as error:
             raise Disconnected("the client has gone") from error
 
+    def promise(self, size: int) -> None:
+        """Nothing: this transport has no lengths."""
+
     def check(self) -> None:
         """See `Channel.check`. A peer that has gone is noticed by writing to it."""
         if self._keepalive and time.monotonic() - self._sent_at >= self._interval_s:
@@ -296,6 +299,7 @@ class _OnePush:
         self.write = inner.write
         self.write_all = inner.write_all
         self.flush = inner.flush
+        self.promise = inner.promise
         self.check = inner.check
         self.keepalive = inner.keepalive
 

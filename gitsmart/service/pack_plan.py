@@ -31,6 +31,7 @@ from gitsmart.wire.upload_request import FetchRequest
 
 __all__ = ["PackPlan", "write_selection"]
 
+_NOTHING = PackStats(0, 0, 0, 0, 0, 0, 0, 0)
 _WALKS = 2
 """Bases whose roots are walked to, at most: a walk through unrelated history takes long."""
 _OUTGROWN = 4
@@ -126,6 +127,10 @@ class PackPlan:
 
     def _write(self, sink: PackSink, selection: Selection, base: Base | None) -> Facts:
         count = len(selection)
+        if base is not None and not count:
+            facts = self._facts(_NOTHING, selection, base)
+            sink.begin(base.count, base, stats=facts.stats)
+            return facts
         if base is None:
             sink.begin(count, estimate_bytes=_estimate(self.repo.objects, count))
             thin = self.request.thin_pack
@@ -134,6 +139,10 @@ class PackPlan:
             thin = True
             sink.begin(base.count + count, base)
         stats = write_selection(self.repo.objects, selection, sink.write, self.request, sink.tick, thin=thin)
+        return self._facts(stats, selection, base)
+
+    def _facts(self, stats: PackStats, selection: Selection, base: Base | None) -> Facts:
+        """What is known of a pack, of which `stats` are those of the selection."""
         if base is not None:
             stats = replace(
                 stats,

@@ -50,7 +50,7 @@ from gitsmart.service.shallow import ShallowPlan, known_shallow, plan_shallow
 from gitsmart.service.wants import Wants, not_our_ref, read_want_policy
 from gitsmart.wire.capabilities import CommandHeadParser
 from gitsmart.wire.pktline import DELIM_PKT, FLUSH_PKT, Special, error_pkt, pkt, printable
-from gitsmart.wire.sideband import KEEPALIVE_PKT, SIDE_BAND_64K_LIMIT, SideBandWriter
+from gitsmart.wire.sideband import KEEPALIVE_PKT, SIDE_BAND_64K_LIMIT, SideBandFrames, SideBandWriter
 from gitsmart.wire.upload_request import (
     FetchRequest,
     MultiAck,
@@ -125,6 +125,7 @@ class _UploadPack:
         self._has_answered = False
         self._is_in_bare_pack = False  # a pack without side-band: no text can follow
         self._band: SideBandWriter | None = None  # of an answer that goes in side-band packets as a whole
+        self._promised: int | None = None  # how many bytes are still to be written, where that was said
         self._lines_left = options.fetch_lines
         self._bytes_left = options.fetch_bytes
 
@@ -515,15 +516,23 @@ class _UploadPack:
             self._send_bare_pack(plan)
             return
         band = SideBandWriter(self._channel.write, request.side_band_limit)
-        self._keepalive(KEEPALIVE_PKT)
         try:
             progress = _Progress(self._channel, band, self._options, is_shown=not request.no_progress)
             stream = self._open_stream(plan)
             if stream is not None:
                 with stream:
-                    self._send_stream(stream, band, progress)
+                    begins = stream.wait_begun(self._look_s)
+                    size = stream.total_bytes if begins and self._band is None else None
+                    if size is not None:
+                        self._send_whole(stream, size, request.side_band_limit, progress)
+                    else:
+                        self._keepalive(KEEPALIVE_PKT)
+                        self._send_stream(stream, band, progress)
                     self._note_sent(plan, stream.count or 0, is_hit=stream.is_hit)
+                if size is not None:
+                    return
             else:
+                self._keepalive(KEEPALIVE_PKT)
                 selection = plan.select(common, progress.enumerating)
                 if request.uri_protocols:
                     self._leave_out(request, selection)
@@ -537,8 +546,11 @@ class _UploadPack:
             self._channel.keepalive(b"", 0)
             is_theirs = isinstance(error, ProtocolError)
             text = str(error) if is_theirs else f"upload-pack: {_ABORT}"
-            band.error(text)
-            self._channel.write(FLUSH_PKT)
+            if self._promised is None:
+                band.error(text)
+                self._channel.write(FLUSH_PKT)
+            elif self._promised > SIDE_BAND_64K_LIMIT:
+                band.error(text)  # and nothing more: it stays shorter than was said
             self._channel.flush()
             self._tell_report(text if is_theirs else _ABORT)
             if is_theirs:
@@ -623,6 +635,10 @@ class _UploadPack:
             while not stream.wait_begun(_LOOK_S):
                 self._channel.check()
             self._is_in_bare_pack = True
+            if stream.total_bytes is not None:
+                self._channel.promise(stream.total_bytes)
+                if stream.total_bytes >= _DIRECT_BYTES:
+                    self._channel.flush()
             while (data := stream.read(_STREAM_BYTES, _LOOK_S)) is None or data:
                 if data is None:
                     self._channel.check()
@@ -630,9 +646,38 @@ class _UploadPack:
                     self._channel.write_all([data])
             self._note_sent(plan, stream.count or 0, is_hit=stream.is_hit)
 
+    @property
+    def _look_s(self) -> float:
+        return min(_LOOK_S, self._options.progress_interval_s or _LOOK_S)
+
+    def _send_whole(self, stream: PackStream, size: int, limit: int, progress: "_Progress") -> None:
+        """Send a pack of known size, and say before how long the response is.
+
+        So nothing may come between, neither keepalives, which nothing that lies ready needs, nor an error's
+        text that would reach the end.
+        """
+        frames = SideBandFrames(limit, size)
+        begin = progress.enumerated_packets(stream.count or 0)
+        end = b"" if stream.stats is None else progress.total_packets(PackStats(*stream.stats))
+        end += FLUSH_PKT
+        self._promised = len(begin) + frames.wire_bytes + len(end)
+        self._channel.promise(self._promised)
+        self._channel.write(begin)
+        if size >= _DIRECT_BYTES:
+            self._channel.flush()  # the connection can be lent once the response has begun
+        self._promised -= len(begin)
+        while (data := stream.read(_STREAM_BYTES, _LOOK_S)) is None or data:
+            parts = [] if data is None else frames.frame(data)
+            if parts:
+                self._promised -= sum(map(len, parts))
+                self._channel.write_all(parts)
+            else:
+                self._channel.check()
+        self._channel.write(end)
+
     def _send_stream(self, stream: PackStream, band: SideBandWriter, progress: "_Progress") -> None:
         """Send a pack as it comes from the cache."""
-        while not stream.wait_begun(min(_LOOK_S, self._options.progress_interval_s or _LOOK_S)):
+        while not stream.wait_begun(self._look_s):
             progress.enumerating(stream.found)
         count = stream.count or 0
         progress.enumerated(count)
@@ -706,24 +751,36 @@ class _Progress:
 
     def enumerated(self, count: int) -> None:
         if self._is_shown:
-            self._show(b"Enumerating objects: %d, done.\n" % count)
+            self._show(_enumerated(count))
+
+    def enumerated_packets(self, count: int) -> bytes:
+        """What `enumerated` sends."""
+        return b"".join(self._band.progress_packets(_enumerated(count))) if self._is_shown else b""
 
     def total(self, stats: PackStats) -> None:
-        # As git counts (builtin/pack-objects.c cmd_pack_objects()): what comes in whole packs is no "reused"
         if self._is_shown:
-            deltas = stats.copied_deltas + stats.deflated_deltas
-            self._show(
-                b"Total %d (delta %d), reused %d (delta %d), pack-reused %d (from %d)\n"
-                % (
-                    stats.objects,
-                    deltas,
-                    stats.copied - stats.in_whole_packs,
-                    stats.copied_deltas,
-                    stats.in_whole_packs,
-                    stats.whole_packs,
-                )
-            )
+            self._show(_total(stats))
+
+    def total_packets(self, stats: PackStats) -> bytes:
+        """What `total` sends."""
+        return b"".join(self._band.progress_packets(_total(stats))) if self._is_shown else b""
 
     def _show(self, text: bytes) -> None:
         self._band.progress(text)
         self._channel.flush()
+
+
+def _enumerated(count: int) -> bytes:
+    return b"Enumerating objects: %d, done.\n" % count
+
+
+def _total(stats: PackStats) -> bytes:
+    # As git counts (builtin/pack-objects.c cmd_pack_objects()): what comes in whole packs is no "reused"
+    return b"Total %d (delta %d), reused %d (delta %d), pack-reused %d (from %d)\n" % (
+        stats.objects,
+        stats.copied_deltas + stats.deflated_deltas,
+        stats.copied - stats.in_whole_packs,
+        stats.copied_deltas,
+        stats.in_whole_packs,
+        stats.whole_packs,
+    )

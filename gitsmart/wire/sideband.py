@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from gitsmart.wire.pktline import FLUSH_PKT
 
-__all__ = ["KEEPALIVE_PKT", "SIDE_BAND_64K_LIMIT", "SIDE_BAND_LIMIT", "SideBandWriter"]
+__all__ = ["KEEPALIVE_PKT", "SIDE_BAND_64K_LIMIT", "SIDE_BAND_LIMIT", "SideBandFrames", "SideBandWriter"]
 
 SIDE_BAND_LIMIT = 1000
 """Longest pkt-line of `side-band`, in bytes."""
@@ -23,6 +23,53 @@ KEEPALIVE_PKT = b"0005\x01"
 """No data on band 1: clients skip it (git: upload-pack.c create_pack_file())."""
 
 _HEADER = 5
+
+
+class SideBandFrames:
+    """Data of known size on band 1: full pkt-lines, in parts that are not copied.
+
+    Holds on to what of the data fills no packet yet.
+    """
+
+    def __init__(self, limit: int, size: int) -> None:
+        """Frame `size` bytes in pkt-lines of at most `limit`."""
+        assert _HEADER < limit <= SIDE_BAND_64K_LIMIT
+        self._room = limit - _HEADER
+        self._head = b"%04x\x01" % limit
+        self._left = size  # what is in no packet that was given
+        self._kept: list[bytes | memoryview] = []
+        self._kept_bytes = 0
+        self.wire_bytes = size + _HEADER * -(-size // self._room)
+        """Of all pkt-lines together."""
+
+    def frame(self, data: bytes | memoryview) -> list[bytes | memoryview]:
+        """Return the pkt-lines that are complete with `data`: headers, and views of it.
+
+        >>> frames = SideBandFrames(10, 7)
+        >>> frames.frame(b"abc"), [bytes(part) for part in frames.frame(b"defg")]
+        ([], [b'000a\\x01', b'abc', b'de', b'0007\\x01', b'fg'])
+        """
+        view = memoryview(data)
+        parts: list[bytes | memoryview] = []
+        at = 0
+        while self._left:
+            size = min(self._room, self._left)
+            end = at + size - self._kept_bytes
+            if end > len(view):
+                break
+            head = self._head if size == self._room else b"%04x\x01" % (size + _HEADER)
+            if self._kept:
+                parts += (head, *self._kept, view[at:end])
+                self._kept, self._kept_bytes = [], 0
+            else:
+                parts += (head, view[at:end])
+            self._left -= size
+            at = end
+        if at < len(view):
+            assert self._left, "more data than was promised"
+            self._kept.append(view[at:])
+            self._kept_bytes += len(view) - at
+        return parts
 
 
 class SideBandWriter:
@@ -77,10 +124,14 @@ class SideBandWriter:
 
     def progress(self, text: bytes) -> None:
         """Send `text` on band 2 now, in as many pkt-lines as it takes; data not yet flushed comes later."""
+        for packet in self.progress_packets(text):
+            self._write(packet)
+
+    def progress_packets(self, text: bytes) -> list[bytes]:
+        """Return what `progress` sends."""
         room = self._limit - _HEADER
-        for pos in range(0, len(text), room):
-            piece = text[pos : pos + room]
-            self._write(b"%04x\x02%b" % (len(piece) + _HEADER, piece))
+        pieces = [text[pos : pos + room] for pos in range(0, len(text), room)]
+        return [b"%04x\x02%b" % (len(piece) + _HEADER, piece) for piece in pieces]
 
     def error(self, message: str) -> None:
         """Send `message`, cut to one pkt-line, on band 3 behind all data. The client stops reading there."""

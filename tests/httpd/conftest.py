@@ -83,8 +83,10 @@ class Client:
                 await self.reader.readexactly(2)
             else:
                 body += await self.reader.read()
-        except (asyncio.IncompleteReadError, ConnectionResetError):
+        except (asyncio.IncompleteReadError, ConnectionResetError) as error:
             reply.complete = False
+            if length is not None and isinstance(error, asyncio.IncompleteReadError):
+                body += error.partial
         reply.body = bytes(body)
         return reply
 

@@ -39,6 +39,7 @@ class BytesChannel:
         self.flushes = 0
         self.checks = 0
         self.keepalives: list[tuple[bytes, float]] = []
+        self.promises: list[int] = []
 
     def read(self, n: int) -> bytes:
         while not self._piece:
@@ -65,6 +66,9 @@ class BytesChannel:
 
     def check(self) -> None:
         self.checks += 1
+
+    def promise(self, size: int) -> None:
+        self.promises.append(len(self.response) + size)
 
     def keepalive(self, packet: bytes, interval_s: float) -> None:
         self.keepalives.append((packet, interval_s))

@@ -73,6 +73,9 @@ class Channel:
     def check(self) -> None:
         self.on_check()
 
+    def promise(self, size: int) -> None:
+        pass
+
     def keepalive(self, packet: bytes, interval_s: float) -> None:
         assert not self.left or not packet, "nothing may be sent while the client sends"
         self.keepalives.append((packet, interval_s))

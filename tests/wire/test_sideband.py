@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gitsmart.wire.pktline import PktLineDecoder, Special
-from gitsmart.wire.sideband import SIDE_BAND_64K_LIMIT, SIDE_BAND_LIMIT, SideBandWriter
+from gitsmart.wire.sideband import SIDE_BAND_64K_LIMIT, SIDE_BAND_LIMIT, SideBandFrames, SideBandWriter
 
 
 def written(limit: int) -> tuple[list[bytes], SideBandWriter]:
@@ -76,3 +76,16 @@ def test_band_1_is_the_data(pieces: list[bytes], limit: int) -> None:
     band.finish()
     assert bands(writes).get(1, b"") == b"".join(pieces)
     assert PktLineDecoder().feed(writes[-1]) == [Special.FLUSH]
+
+
+@given(st.integers(6, 40), st.lists(st.binary(max_size=150), max_size=8))
+def test_frames_of_known_size(limit: int, pieces: list[bytes]) -> None:
+    data = b"".join(pieces)
+    frames = SideBandFrames(limit, len(data))
+    writes = [b"".join(frames.frame(piece)) for piece in pieces]  # whole pkt-lines each, says `bands`
+    assert bands(writes) == ({1: data} if data else {})
+    assert sum(map(len, writes)) == frames.wire_bytes
+    writes, band = written(limit)
+    band.data(data)
+    band.flush()
+    assert sum(map(len, writes)) == frames.wire_bytes
