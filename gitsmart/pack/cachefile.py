@@ -27,8 +27,9 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from gitsmart.errors import PackError
+from gitsmart.pack.mapping import map_fd
 from gitsmart.pack.objects import ObjectFormat
-from gitsmart.pack.packfile import PackFile, map_fd
+from gitsmart.pack.packfile import PackFile
 
 __all__ = [
     "BASE_CACHED",
