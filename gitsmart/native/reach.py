@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from gitsmart.native import NO_MEMORY, Function, address_of, function, new_bytes
 
-__all__ = ["NONE", "BrokenError", "Pack", "Walk", "find", "names", "of_type", "types"]
+__all__ = ["NONE", "BrokenError", "Pack", "Walk", "find", "names", "of_type", "rank", "sorted_names", "types"]
 
 NONE: Final = 0xFFFFFFFF
 """The number of what is in no pack."""
@@ -36,7 +36,7 @@ class Pack(ctypes.Structure):
         ("names", c_void_p),
         ("offsets", c_void_p),
         ("large", c_void_p),
-        ("order", c_void_p),
+        ("reverse", c_void_p),
         ("rank", c_void_p),
         ("types", c_void_p),
         ("fan", c_void_p),
@@ -54,6 +54,20 @@ _find: Function = function("gs_find_objects", None, _pack, c_uint32, c_char_p, c
 _names: Function = function(
     "gs_name_objects", c_int64, _pack, c_char_p, c_size_t, c_uint32, c_char_p, c_uint64, long=True
 )
+_sorted_names: Function = function(
+    "gs_sorted_names",
+    c_int64,
+    _pack,
+    c_char_p,
+    c_size_t,
+    c_uint32,
+    c_uint32,
+    c_uint32,
+    c_char_p,
+    c_uint64,
+    long=True,
+)
+_rank: Function = function("gs_rank", c_int32, _pack, c_void_p, c_uint32, c_void_p, long=True)
 _types: Function = function("gs_types", c_int32, _pack, c_uint32, long=True)
 _of_type: Function = function("gs_of_type", None, _pack, c_uint32, c_void_p, long=True)
 _new: Function = function("gs_walk_new", c_void_p, _pack, c_uint32, c_uint32)
@@ -98,6 +112,32 @@ def names(pack: Pack, bits: bytes, number: int, raw_len: int) -> bytes:
     if _names(byref(pack), bits, len(bits), raw_len, out, number) != number:
         raise BrokenError
     return out
+
+
+def sorted_names(pack: Pack, bits: bytes, low: int, high: int, raw_len: int) -> bytes:
+    """Return the raw oids, sorted and joined, of the objects that are set in `bits` and lie from the `low`th
+    up to the `high`th in the index.
+
+    Raises: BrokenError: there are no such places.
+    """
+    out = new_bytes((high - low) * raw_len)
+    number = _sorted_names(byref(pack), bits, len(bits), raw_len, low, high, out, high - low)
+    if number < 0:
+        raise BrokenError
+    return out[: number * raw_len]
+
+
+def rank(pack: Pack, reverse: bytearray | None, out: bytearray) -> bool:
+    """Fill the table of ranks, and the reverse index unless `pack.reverse` is one; False: the index is
+    broken.
+
+    Raises: MemoryError.
+    """
+    at = pack.reverse if reverse is None else address_of(reverse)
+    code = _rank(byref(pack), at, reverse is None, address_of(out))
+    if code == NO_MEMORY:
+        raise MemoryError
+    return bool(code >= 0)
 
 
 def types(pack: Pack, raw_len: int) -> bool:

@@ -24,12 +24,12 @@ import time
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
+from itertools import chain
 from typing import Final, Protocol
 
 from gitsmart.errors import PackError
-from gitsmart.pack.mapping import map_fd
 from gitsmart.pack.objects import ObjectFormat
-from gitsmart.pack.packfile import PackFile
+from gitsmart.pack.packfile import PackFile, map_fd
 
 __all__ = [
     "BASE_CACHED",
@@ -109,8 +109,10 @@ class Facts:
 
     count: int
     """Objects in the whole pack."""
-    oids: Collection[bytes]
-    """Raw oids of those in data."""
+    new: int
+    """Objects in data."""
+    names: Iterable[bytes]
+    """Their raw oids, sorted and joined, in pieces; gone through once, while the file is completed."""
     roots: Collection[bytes]
     """Raw oids that reach all that is in the pack, and nothing else."""
     stats: tuple[int, ...]
@@ -193,19 +195,25 @@ class CacheFile:
     def complete(self, facts: Facts, path: str) -> None:
         """Write the footer, and rename to `path`. Raises: OSError."""
         os.pwrite(self.fd, struct.pack(">IIQQ", State.COMPLETE, self.format.raw_len, 0, self.size), _STATE_AT)
-        oids, roots = _sorted(facts.oids), b"".join(sorted(facts.roots))
+        roots = b"".join(sorted(facts.roots))
         raw_len = self.format.raw_len
-        counts = _FOOTER.pack(len(oids) // raw_len, len(roots) // raw_len, *facts.stats)
+        counts = _FOOTER.pack(facts.new, len(roots) // raw_len, *facts.stats)
         digest = hashlib.sha256(os.pread(self.fd, HEAD_BYTES, 0))
-        for part in (counts, oids, roots):
+        written = 0
+        for part in chain((counts,), facts.names, (roots,)):
             digest.update(part)
             _write_all(self.fd, part)
+            written += len(part)
+        assert written == len(counts) + facts.new * raw_len + len(roots)
         _write_all(self.fd, digest.digest())
+        names_at = HEAD_BYTES + self.size + len(counts)
+        mapped = map_fd(self.fd, names_at + facts.new * raw_len)
         os.rename(self.path, path)
         self.path = path
         self.roots = frozenset(facts.roots)
         self.stats = facts.stats
-        self._take_footer(memoryview(oids), facts.count)
+        self._map = mapped
+        self._take_footer(mapped[names_at:], facts.count)
         fcntl.flock(self.fd, fcntl.LOCK_UN)
 
     def give_up(self) -> None:
@@ -378,11 +386,3 @@ def _write_all(fd: int, data: bytes | memoryview) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(fd, view) :]
-
-
-def _sorted(oids: Iterable[bytes]) -> bytes:
-    """Sort and join; in 256 parts, so that no sort holds the interpreter's lock for long."""
-    parts: list[list[bytes]] = [[] for _ in range(256)]
-    for raw_oid in oids:
-        parts[raw_oid[0]].append(raw_oid)
-    return b"".join([b"".join(sorted(part)) for part in parts])

@@ -32,7 +32,7 @@ from gitsmart.pack.filters import ObjectFilter
 from gitsmart.pack.inflate import inflate
 from gitsmart.pack.objects import BLOB, COMMIT, TAG, TREE, tree_references
 from gitsmart.pack.packfile import OFS_DELTA, PackFile
-from gitsmart.pack.packmap import PackMap, pack_map
+from gitsmart.pack.packmap import PackMap, merged_names, pack_map
 from gitsmart.pack.reach import BrokenError, Reach
 from gitsmart.pack.store import ObjectStore
 
@@ -125,6 +125,24 @@ class Selection:
     def names(self) -> Iterator[bytes]:
         """Give the raw oids of all that is to be sent."""
         return chain(self.objects, *(some.names() for some in self.packed))
+
+    def sorted_names(self) -> Iterator[bytes]:
+        """Give the raw oids of all that is to be sent, sorted and joined, in 256 pieces by their first bytes.
+
+        Memory: a piece, and what `objects` takes.
+        """
+        named: list[list[bytes]] = [[] for _ in range(256)]
+        raw_len = 0
+        for raw_oid in self.objects:
+            named[raw_oid[0]].append(raw_oid)
+            raw_len = len(raw_oid)
+        parts = []
+        for some in self.packed:
+            raw_len = some.pack.format.raw_len
+            parts.append(PackMap((some.pack,), raw_len).sorted_names(some.bits))
+        for few, *pieces in zip(named, *parts, strict=True):
+            pieces.append(b"".join(sorted(few)))
+            yield merged_names([piece for piece in pieces if piece], raw_len)
 
     def client_has_names(self) -> Iterator[bytes]:
         """Give the raw oids of all that the client is known to have; some may be sent as well."""
@@ -445,16 +463,23 @@ class Reached:
         self._bits = bits
 
     def __len__(self) -> int:
+        """Return how many there are, tags counted."""
         return len(self._objects) + count_bits(self._bits)
 
+    def packed(self) -> tuple[PackedObjects, ...]:
+        """Return those that were found by their places in packs."""
+        if self._map is None:
+            return ()
+        bits = bytearray(self._bits)
+        combine("and_not", bits, self._map.of_type(TAG))
+        return tuple(PackedObjects(pack, part) for pack, part in self._map.parts(bits))
+
+    def named(self) -> Iterator[bytes]:
+        """Give the others."""
+        return (raw_oid for raw_oid, kind in self._objects.items() if kind != TAG)
+
     def __iter__(self) -> Iterator[bytes]:
-        for raw_oid, kind in self._objects.items():
-            if kind != TAG:
-                yield raw_oid
-        if self._map is not None:
-            bits = bytearray(self._bits)
-            combine("and_not", bits, self._map.of_type(TAG))
-            yield from self._map.names(bits)
+        return chain(self.named(), *(some.names() for some in self.packed()))
 
 
 class _Query:

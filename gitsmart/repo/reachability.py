@@ -6,10 +6,10 @@
 
 Where there are bitmaps, they tell it all at once, and none of this is needed.
 
-What was found stays proven: 8 bytes an object. So a partial clone's checkout costs one look at the trees of
-HEAD, and each of its later fetches some microseconds. When refs move, what was proven stays so as long as the
-new refs lead to every old one; else all is forgotten. Only to refuse an object takes the whole of history to
-be walked, once for each state of the refs.
+What was found stays proven: a bit for each object of a pack, where it was selected there, else 8 bytes. So a
+partial clone's checkout costs one look at the trees of HEAD, and each of its later fetches some microseconds.
+When refs move, what was proven stays so as long as the new refs lead to every old one; else all is forgotten.
+Only to refuse an object takes the whole of history to be walked, once for each state of the refs.
 
 A verdict is about the refs that the caller gives. Tags are not in what is proven, since they are asked for by
 the refs themselves. What is missing (behind shallow commits, say) leads nowhere.
@@ -18,14 +18,17 @@ the refs themselves. What is missing (behind shallow commits, say) leads nowhere
 import heapq
 import threading
 from collections.abc import Callable, Collection, Iterable
+from itertools import islice
 
 from gitsmart.errors import ObjectMissing, PackError
 from gitsmart.pack.bitmap import bitmaps_of
+from gitsmart.pack.ewah import combine, count
 from gitsmart.pack.objects import COMMIT, TAG, TREE, Commit, to_hex, to_raw
 from gitsmart.pack.oidset import OidSet
+from gitsmart.pack.packfile import PackFile
 from gitsmart.pack.packmap import PackMap
 from gitsmart.pack.reach import BrokenError, Reach
-from gitsmart.pack.select import Reached, expand_trees, walk_commits
+from gitsmart.pack.select import PackedObjects, Reached, expand_trees, walk_commits
 from gitsmart.pack.store import ObjectStore
 
 __all__ = ["Reachability"]
@@ -37,19 +40,81 @@ _WAIT_S = 0.5  # between two looks whether the client still waits for another re
 Tick = Callable[[int], None]
 
 
+class _Proven:
+    """Objects: bits of packs, and names. Grows only; for threads that read while one adds."""
+
+    def __init__(self) -> None:
+        self._named = OidSet()
+        self._packed: tuple[tuple[PackMap, bytes], ...] = ()
+
+    def __len__(self) -> int:
+        """How many there are, some counted more than once."""
+        return len(self._named) + sum(count(bits) for _, bits in self._packed)
+
+    def __contains__(self, raw_oid: bytes) -> bool:
+        return raw_oid in self._named or bool(self._packed and not self.missing((raw_oid,)))
+
+    def missing(self, raw_oids: Iterable[bytes]) -> set[bytes]:
+        """Return those of `raw_oids` that are not among them."""
+        left = {raw_oid for raw_oid in raw_oids if raw_oid not in self._named}
+        for whole, bits in self._packed:
+            if not left:
+                break
+            wanted = list(left)
+            for raw_oid, number in zip(wanted, whole.numbers_of(wanted), strict=True):
+                if number is not None and bits[number >> 3] >> (number & 7) & 1:
+                    left.remove(raw_oid)
+        return left
+
+    def add(self, raw_oids: Iterable[bytes]) -> None:
+        self._named.add(raw_oids)
+
+    def add_packed(self, packed: Iterable[PackedObjects]) -> None:
+        found = {whole.packs[0].serial: (whole, bits) for whole, bits in self._packed}
+        for some in packed:
+            serial = some.pack.serial
+            whole, bits = found.get(serial) or (PackMap((some.pack,), some.pack.format.raw_len), b"")
+            both = bytearray(whole.empty())
+            for more in (bits, some.bits):
+                combine("or", both, more.ljust(len(both), b"\0"))
+            found[serial] = (whole, bytes(both))
+        self._packed = tuple(found.values())
+
+    def settle(self, packs: Collection[PackFile]) -> None:
+        """Let go of packs that are no more: what was in them is in `packs` now."""
+        serials = {pack.serial for pack in packs}
+        gone = [(whole, bits) for whole, bits in self._packed if whole.packs[0].serial not in serials]
+        if not gone:
+            return
+        now = PackMap(tuple(packs), gone[0][0].raw_len)
+        moved = now.empty()
+        for whole, bits in gone:
+            names = whole.names(bits)
+            while some := list(islice(names, _LOT_MOST)):
+                left = []
+                for raw_oid, number in zip(some, now.numbers_of(some), strict=True):
+                    if number is None:
+                        left.append(raw_oid)
+                    else:
+                        moved[number >> 3] |= 1 << (number & 7)
+                self._named.add(left)
+        self._packed = tuple(known for known in self._packed if known not in gone)
+        self.add_packed(PackedObjects(pack, part) for pack, part in now.parts(moved))
+
+
 class Reachability:
-    """What one repository's refs lead to. Thread-safe; memory: 8 bytes an object that was proven."""
+    """What one repository's refs lead to. Thread-safe; memory: a bit or 8 bytes an object that was proven."""
 
     def __init__(self, store: ObjectStore) -> None:
         self._store = store
         self._lock = threading.Lock()
-        self._state: tuple[frozenset[bytes], OidSet] = (frozenset(), OidSet())
+        self._state: tuple[frozenset[bytes], _Proven] = (frozenset(), _Proven())
         # By bitmaps: the map and tips that they are of, bits, and what is in no pack
         self._by_bits: tuple[PackMap, frozenset[bytes], bytes, Collection[bytes]] | None = None
         self._forget()
 
     def _forget(self) -> None:
-        self._proven = OidSet()
+        self._proven = _Proven()
         self._noted: set[bytes] = set()  # wants whose selections were noted
         self._heads: list[bytes] | None = None
         # The walk: commits that were met (the last of them in a set), those to come, those whose trees are
@@ -72,7 +137,9 @@ class Reachability:
             if self._noted.issuperset(wants) or len(self._proven) >= len(objects):
                 return
             self._noted.update(wants)
-            self._proven.add(objects)
+            self._proven.settle(self._store.packs())
+            self._proven.add_packed(objects.packed())
+            self._proven.add(objects.named())
         finally:
             self._lock.release()
 
@@ -99,7 +166,7 @@ class Reachability:
         asked = {raw_oid for raw_oid in wants if to_hex(raw_oid) not in tips}
         known, proven = self._state
         if asked and (known is tips or known == tips):
-            asked = {raw_oid for raw_oid in asked if raw_oid not in proven}
+            asked = proven.missing(asked)
         if not asked:
             return asked
         kinds = {raw_oid: self._store.type_of(raw_oid) for raw_oid in asked}
@@ -112,7 +179,8 @@ class Reachability:
                     return unreached
             if tips != self._state[0]:
                 self._move(tips, first, shallow, tick)
-            left = {raw_oid for raw_oid in asked if raw_oid not in self._proven}
+            self._proven.settle(self._store.packs())
+            left = self._proven.missing(asked)
             tags = {raw_oid for raw_oid in left if kinds[raw_oid] == TAG}
             commits = {raw_oid for raw_oid in left if kinds[raw_oid] == COMMIT}
             others = left - tags - commits
@@ -267,7 +335,7 @@ class Reachability:
             # Whoever is stopped by a tick in here leaves the lot to those who come later.
             found = expand_trees(self._store, [*self._trees, *trees], self._recent, tick=tick)
             proven = self._proven
-            proven.add(raw_oid for raw_oid in (*found, *self._next) if raw_oid not in proven)
+            proven.add(proven.missing((*found, *self._next)))
             self._next, self._trees = [], []
             if len(self._recent) + len(found) > _RECENT:
                 self._recent = {}

@@ -151,13 +151,13 @@ class PackPlan:
                 whole_packs=stats.whole_packs + 1,
                 in_whole_packs=stats.in_whole_packs + base.count,
             )
-        oids = list(_oids(selection))
-        roots = {*self.wants, *self.tags.intersection(oids)}
+        roots = {*self.wants, *selection.among(self.tags)}
         if base is not None:
             roots |= {root for root in base.roots if root in self.tags}
         return Facts(
             count=stats.objects,
-            oids=oids,
+            new=len(selection),
+            names=selection.sorted_names(),
             roots=roots,
             stats=(
                 stats.objects,
@@ -274,13 +274,6 @@ def _ranked(some: PackedObjects) -> Iterator[tuple[int, bytes]]:
     name_at = some.pack.name_at
     for rank, position in compress(enumerate(positions), bits):
         yield rank, name_at(position)
-
-
-def _oids(selection: Selection) -> Iterator[bytes]:
-    yield from selection.objects
-    for some in selection.packed:
-        for _, raw_oid in _ranked(some):
-            yield raw_oid
 
 
 def _is_sparse(spec: FilterSpec) -> bool:

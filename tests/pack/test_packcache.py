@@ -46,7 +46,13 @@ class Maker:
         for at in range(0, len(self.pack), 100_000):
             self.gate(at)
             sink.write(memoryview(self.pack)[at : at + 100_000])
-        return Facts(count=len(OIDS), oids=OIDS, roots=KEY.wants, stats=(7, 1, 2, 3, 4, 5, 6, 7))
+        return Facts(
+            count=len(OIDS),
+            new=len(OIDS),
+            names=[b"".join(sorted(OIDS))],
+            roots=KEY.wants,
+            stats=(7, 1, 2, 3, 4, 5, 6, 7),
+        )
 
 
 def read(stream: PackStream, n: int | None = None) -> bytes:
@@ -242,7 +248,7 @@ def test_who_stalls_holds_up_nobody_who_comes_later(*, shared: bool) -> None:
         sink.begin(1)
         for _ in range(size >> 16):
             sink.write(bytes(1 << 16))
-        return Facts(count=1, oids=[], roots=[], stats=(0,) * 8)
+        return Facts(count=1, new=0, names=[], roots=[], stats=(0,) * 8)
 
     with open_stream(cache, make, shared=shared) as stalled:
         assert stalled.read(1, 10)

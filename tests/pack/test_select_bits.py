@@ -85,6 +85,24 @@ FILTERS = {
 }
 
 
+def test_names_come_sorted(native: bool, marked: History) -> None:
+    store = marked.store()
+    wants = marked.oids(f"refs/heads/c{marked.marks}", "annotated")
+    selection = select_objects(store, wants=wants, haves=())
+    names = b"".join(sorted(selection.names()))
+    assert len(names) == 20 * len(selection)
+    pieces = list(selection.sorted_names())
+    assert b"".join(pieces) == names
+    assert len(pieces) == 256
+    # some of them by name
+    few = set(list(selection.names())[::7])
+    for raw_oid in few:
+        kind = store.type_of(raw_oid)
+        assert selection.discard(raw_oid)
+        selection.objects[raw_oid] = kind
+    assert b"".join(selection.sorted_names()) == names
+
+
 @pytest.mark.parametrize("spec", FILTERS)
 def test_filters(native: bool, marked: History, spec: str, monkeypatch: pytest.MonkeyPatch) -> None:
     store = marked.store()

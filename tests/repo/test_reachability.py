@@ -10,7 +10,7 @@ import pytest
 
 from gitsmart.errors import Disconnected
 from gitsmart.pack.objects import SHA1, to_hex
-from gitsmart.pack.select import Reached
+from gitsmart.pack.select import Reached, select_objects
 from gitsmart.pack.store import ObjectStore
 from gitsmart.repo import reachability as module
 from gitsmart.repo.reachability import Reachability
@@ -231,6 +231,29 @@ def test_what_was_noted_is_proven(repo: Repo) -> None:
     repo.reachability.note(repo.tips(), {repo.oid("main")}, Reached(kinds))
     assert repo.unreached(*reached) == set()
     assert repo.expanded == 0
+
+
+def test_what_was_selected_stays_proven_when_packs_go(repo: Repo, native: bool) -> None:
+    repo.run("repack", "-dq")
+    repo.store.refresh()
+    wants = [bytes.fromhex(tip.decode()) for tip in repo.tips()]
+
+    def note(found: Reached) -> None:
+        repo.reachability.note(repo.tips(), set(wants), found)
+
+    select_objects(repo.store, wants=wants, haves=(), note=note, tick=no_tick)
+    reached = repo.reached()
+    assert repo.unreached(*reached) == set()
+    assert repo.expanded == 0
+    repo.run("repack", "-adq")
+    (old,) = repo.store.own_packs()
+    repo.store.refresh()
+    (new,) = repo.store.own_packs()
+    assert old is not new
+    assert repo.unreached(*reached) == set()
+    assert repo.expanded == 0
+    everything = repo.all_objects()
+    assert repo.unreached(*everything) == everything - reached > set()
 
 
 def test_a_walk_with_little_room(repo: Repo, monkeypatch: pytest.MonkeyPatch) -> None:
