@@ -2,6 +2,7 @@
 
     no haves, no filter, no shallow boundary     may be built on a pack that is there already: on one of the
                                                  cache, or one of the repository's that holds just that
+    with blob:none, blob:limit or tree:0         may be built on one of the cache
     wants of blobs and trees alone               not cached: partial clones ask so, each for something else
 
 A base is fine if everything that reaches into it (its roots) is still reached by what is asked for now. Then
@@ -72,17 +73,22 @@ class PackPlan:
         """Whether it is worth a file: clones of all kinds, which start from nothing."""
         return not self.common
 
-    @property
-    def _is_plain(self) -> bool:
-        shallow = self.shallow
-        is_cut = shallow.boundary or shallow.client_shallow or shallow.extra_uninteresting
-        return not (self.common or self.request.filter or is_cut)
+    def _can_be_built_on(self) -> bool:
+        """Whether a pack of this shape holds all that one does whose wants are reached by these."""
+        shallow, spec = self.shallow, self.request.filter
+        if self.common or shallow.boundary or shallow.client_shallow or shallow.extra_uninteresting:
+            return False
+        return spec is None or (_only_grows(spec) and self._kinds() == {COMMIT})
 
     def _has_commit(self) -> bool:
+        return COMMIT in self._kinds()
+
+    def _kinds(self) -> set[int]:
+        """The types of what is wanted, behind tags; none where one of them is missing."""
         try:
-            return any(self.repo.objects.peel(want)[2] == COMMIT for want in self.wants)
+            return {self.repo.objects.peel(want)[2] for want in self.wants}
         except (ObjectMissing, PackError):
-            return False
+            return set()
 
     def key(self) -> PackKey:
         """Return what the cache knows the pack by."""
@@ -118,7 +124,7 @@ class PackPlan:
 
         Raises: see `select_objects`, `write_pack`.
         """
-        for base in self._bases(sink) if self._is_plain else ():
+        for base in self._bases(sink) if self._can_be_built_on() else ():
             selection = self.select(base.roots, sink.tick, base)
             selection = without(selection, base)
             if len(selection) * _OUTGROWN <= base.count:
@@ -191,6 +197,8 @@ class PackPlan:
 
         The first time that it's asked for, what it refers to is found out: see closure.py.
         """
+        if self.request.filter is not None:
+            return  # it holds more
         packs = self.repo.objects.packs()
         pack = max(packs, key=lambda pack: pack.count, default=None)
         if pack is None or not self.request.ofs_delta or pack.count * 2 < sum(pack.count for pack in packs):
@@ -279,6 +287,18 @@ def _ranked(some: PackedObjects) -> Iterator[tuple[int, bytes]]:
 def _is_sparse(spec: FilterSpec) -> bool:
     """Whether a filter depends on what a name stands for at the moment."""
     return spec.kind == "sparse:oid" or any(map(_is_sparse, spec.parts))
+
+
+def _only_grows(spec: FilterSpec) -> bool:
+    """Whether a filter decides by an object's type and size alone, so that what it lets pass once, for some
+    commits, it lets pass for all that lead to them.
+
+    Not so with depths: a tree that the client has deep down may come to lie higher. And of types alone, the
+    commits that are asked for by name are sent in any case.
+    """
+    if spec.kind == "combine":
+        return all(map(_only_grows, spec.parts))
+    return spec.kind in ("blob:none", "blob:limit") or (spec.kind == "tree" and spec.number == 0)
 
 
 def _estimate(store: ObjectStore, count: int) -> int:

@@ -12,6 +12,7 @@ from gitsmart.pack.packcache import PackCache
 from gitsmart.service import pack_plan
 from gitsmart.service import upload_pack as module
 from gitsmart.service.options import ServiceOptions
+from gitsmart.service.pack_plan import PackPlan
 from gitsmart.service.upload_pack import upload_pack
 from tests.pack.test_packcache import settle
 from tests.service.conftest import BytesChannel, Git, Served, read_answer
@@ -322,3 +323,62 @@ def test_a_tag_brings_nothing_along_but_itself(served: Served, clones: Clones, t
         found = unpack(served.git, pack, tmp_path / f"apart{number}")
         assert apart not in found
         assert found >= served.objects("main") | {served.git("rev-parse", "here", cwd=served.path).strip()}
+
+
+FILTERS = ["blob:none", "blob:limit=400", "tree:0", "combine:blob:none+blob:limit=1k"]
+
+
+@pytest.mark.parametrize("spec", [*FILTERS, "tree:1", "object:type=commit"])
+def test_a_partial_clone_after_a_push_is_built_on_what_there_is(
+    served: Served, clones: Clones, monkeypatch: pytest.MonkeyPatch, spec: str
+) -> None:
+    monkeypatch.setattr(pack_plan, "_OUTGROWN", 0)
+    built_on: list[int] = []
+    write = PackPlan._write
+
+    def writing(self: PackPlan, sink: Any, selection: Any, base: Any) -> Any:
+        built_on.append(0 if base is None else base.count)
+        return write(self, sink, selection, base)
+
+    monkeypatch.setattr(PackPlan, "_write", writing)
+    git, path = served.git, served.path
+
+    def check(number: int) -> None:
+        """What comes is what git sends, and nothing twice."""
+        refs = clones.refs()
+        pack, _ = clones.fetch(*[b"want " + oid for oid in refs], b"filter " + spec.encode(), b"include-tag")
+        listed = git(
+            "rev-list", "--objects", "--all", f"--filter={spec}", "--filter-provided-objects", cwd=path
+        )
+        expected = {line.split()[0] for line in listed.splitlines()} | {oid.decode() for oid in refs}
+        place = clones.directory.parent / f"partial{number}.git"
+        git("init", "-q", "--bare", place)
+        (place / "x.pack").write_bytes(pack)
+        git("index-pack", place / "x.pack")
+        names = git("show-index", data=(place / "x.idx").read_bytes()).splitlines()
+        assert len(names) == int.from_bytes(pack[8:12], "big")
+        assert {line.split()[1] for line in names} == expected
+
+    check(0)
+    for number in range(1, 4):
+        served.commit("dir/deep/new.txt", f"new {number}\n" * 40 * number)
+        if number == 2:
+            git("repack", "-adq", cwd=path)
+            clones.restart()
+        check(number)
+    assert built_on[0] == 0
+    assert all(count > 0 for count in built_on[1:]) == (spec in FILTERS)
+    # a blob that is asked for comes, though the filter would leave it out and what there is leads to it
+    blob = git("rev-parse", "main:dir/last.txt", cwd=path)
+    pack, _ = clones.fetch(
+        b"want " + served.oid("main"), b"want " + blob.encode(), b"filter " + spec.encode()
+    )
+    place = clones.directory.parent / "blob.git"
+    git("init", "-q", "--bare", place)
+    git("-c", "fsck.missing=ignore", "unpack-objects", "-q", cwd=place, data=pack)
+    assert (place / "objects" / blob[:2] / blob[2:]).exists()
+    if spec in FILTERS:
+        # a ref that led to some of it is gone: it is no base
+        git("update-ref", "refs/heads/main", "main~4", cwd=path)
+        check(4)
+        assert built_on[-1] == 0
