@@ -59,6 +59,8 @@ static int in_reach(const gs_copier *copier, const uint8_t *name)
 static int64_t shift_at(const gs_copier *copier, uint64_t offset)
 {
     uint64_t low = 0, high = copier->moved_count;
+    if (!high)
+        return 0;
     if (copier->moved[high - 1].start <= offset)
         return copier->moved[high - 1].shift;
     while (high - low > 1) {
@@ -165,7 +167,7 @@ GS_API int32_t gs_copy(gs_copier *copier, uint8_t *out, size_t out_size, size_t 
                         head_size += put_distance(head + head_size, to - (uint64_t)((int64_t)entry.base + shift));
                     }
                 } else {
-                    const uint8_t *name = pack->names + pack->order[base_rank] * (size_t)pack->raw_len;
+                    const uint8_t *name = gs_name_of(pack, base_rank);
                     if (gs_has_bit(send, base_rank) || (has && gs_has_bit(has, base_rank)) ||
                         in_reach(copier, name)) {
                         head_size = (size_t)(head_stop - offset);
@@ -268,8 +270,7 @@ static int may_refer_to(const gs_copier *copier, uint32_t rank, uint32_t base_ra
         return base_rank < rank && !copier->forward;
     if (part->has && gs_has_bit(part->has, base_rank))
         return 1;
-    return copier->part_count > 1 &&
-           in_reach(copier, part->pack->names + part->pack->order[base_rank] * (size_t)part->pack->raw_len);
+    return copier->part_count > 1 && in_reach(copier, gs_name_of(part->pack, base_rank));
 }
 
 static uint32_t base_rank_of(const gs_entries *pack, uint32_t rank, const gs_entry *entry)

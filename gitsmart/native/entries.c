@@ -45,13 +45,14 @@ static placed *sorted(placed *from, placed *other, size_t count, uint64_t end)
     return from;
 }
 
-/* Bring a pack's entries in order: fill `offsets` (8 bytes each if pack->wide, else 4) and `order`.
+/* Bring a pack's entries in order: fill `offsets` (8 bytes each if pack->wide, else 4), `order` and `ranks`.
  *
- * `reverse`: the table of a reverse index, 4 bytes big-endian for each entry, or NULL. Uses of `pack` all but its
- * offsets and order. Takes 32 bytes an entry for a while, without `reverse`.
+ * `reverse`: the table of a reverse index, 4 bytes big-endian for each entry, or NULL. Uses of `pack` all but what is
+ * filled. Takes 32 bytes an entry for a while, without `reverse`.
  *
  * GS_MALFORMED: an offset or place is out of bounds, or two entries share an offset, or `reverse` is wrong. */
-GS_API int32_t gs_sort_entries(const gs_entries *pack, const uint8_t *reverse, void *offsets, uint32_t *order)
+GS_API int32_t gs_sort_entries(const gs_entries *pack, const uint8_t *reverse, void *offsets, uint32_t *order,
+                               uint32_t *ranks)
 {
     size_t count = pack->count;
     uint64_t before = 0;
@@ -77,6 +78,7 @@ GS_API int32_t gs_sort_entries(const gs_entries *pack, const uint8_t *reverse, v
             goto done;
         before = offset;
         order[i] = place;
+        ranks[place] = (uint32_t)i;
         if (pack->wide)
             ((uint64_t *)offsets)[i] = offset;
         else
@@ -86,6 +88,23 @@ GS_API int32_t gs_sort_entries(const gs_entries *pack, const uint8_t *reverse, v
 done:
     free(both);
     return result;
+}
+
+/* Whether `offsets`, `order` and `ranks` are what gs_sort_entries() makes of the index; else GS_MALFORMED. */
+GS_API int32_t gs_check_order(const gs_entries *pack)
+{
+    uint64_t before = 0;
+    for (uint32_t rank = 0; rank < pack->count; rank++) {
+        uint32_t place = pack->order[rank];
+        uint64_t offset;
+        if (place >= pack->count || pack->ranks[place] != rank)
+            return GS_MALFORMED;
+        offset = position(pack, place);
+        if (offset <= before || offset != gs_start_of(pack, rank))
+            return GS_MALFORMED;
+        before = offset;
+    }
+    return GS_OK;
 }
 
 /* How many entries come before the one at `offset`; GS_NOWHERE if none starts there. Searches outward from
@@ -176,15 +195,14 @@ uint32_t gs_place_of(const gs_entries *pack, const uint8_t *name)
     return GS_NOWHERE;
 }
 
-/* As gs_place_of, and then as gs_rank_of. */
+/* How many entries come before the one of that name; GS_NOWHERE if it is not there. */
 uint32_t gs_rank_of_name(const gs_entries *pack, const uint8_t *name)
 {
-    uint32_t place = gs_place_of(pack, name);
-    uint64_t offset;
+    uint32_t place = gs_place_of(pack, name), rank;
     if (place == GS_NOWHERE)
         return GS_NOWHERE;
-    offset = position(pack, place);
-    return offset ? gs_rank_of(pack, offset, (uint32_t)((double)offset / (double)pack->end * pack->count)) : GS_NOWHERE;
+    rank = pack->ranks[place];
+    return rank < pack->count ? rank : GS_NOWHERE;
 }
 
 /* Set the bits, by rank, of those of `number` names that the pack has; note which it has not.
@@ -217,8 +235,7 @@ GS_API int64_t gs_names_of(const gs_entries *pack, const uint8_t *bits, uint8_t 
         if (gs_has_bit(bits, at)) {
             if (found == room)
                 return GS_TOO_SMALL;
-            memcpy(names + found++ * pack->raw_len, pack->names + pack->order[at] * (size_t)pack->raw_len,
-                   pack->raw_len);
+            memcpy(names + found++ * pack->raw_len, gs_name_of(pack, at), pack->raw_len);
         }
     }
     return (int64_t)found;

@@ -3,6 +3,7 @@
 The structures are those of entries.h and copy.c, field by field. Each object here keeps what it points at.
 """
 
+import mmap
 from array import array
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
@@ -42,6 +43,7 @@ class _Entries(Structure):
         ("offsets", c_void_p),
         ("sizes", c_void_p),
         ("order", c_void_p),
+        ("ranks", c_void_p),
         ("end", c_uint64),
         ("large_count", c_uint64),
         ("count", c_uint32),
@@ -77,8 +79,9 @@ class _Copier(Structure):
 
 
 _sort: Function = function(
-    "gs_sort_entries", c_int32, POINTER(_Entries), c_void_p, c_void_p, c_void_p, long=True
+    "gs_sort_entries", c_int32, POINTER(_Entries), c_void_p, c_void_p, c_void_p, c_void_p, long=True
 )
+_check_order: Function = function("gs_check_order", c_int32, POINTER(_Entries), long=True)
 _mark: Function = function(
     "gs_mark_names", c_int64, POINTER(_Entries), c_char_p, c_size_t, c_void_p, c_void_p, long=True
 )
@@ -104,10 +107,21 @@ _large: Function = function(
 )
 _wrote: Function = function("gs_wrote", c_int32, POINTER(_Copier), c_uint64)
 
+# From here on memory comes from the system: pages that nobody writes to cost nothing, and all goes back.
+_SYSTEM_BYTES: Final = 256 << 10
+
 # Copying the head of an entry takes so much room at most, and runs below 64 KiB go into the buffer too.
 _PIECE_LEAST: Final = 128 << 10
 # As many moves as fit in 64 KiB, at first.
 _MOVES: Final = 4096
+
+
+def _zeros(size: int) -> "bytearray | mmap.mmap":
+    return (
+        bytearray(size)
+        if size < _SYSTEM_BYTES
+        else mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    )
 
 
 class Entries:
@@ -125,11 +139,14 @@ class Entries:
         raw_len: int,
         is_v2: bool,
         reverse: memoryview | None,
+        tables: memoryview | None = None,
     ) -> None:
         """Bring the entries in order. `fan` has 257 numbers, which don't fall and end with the count.
 
         Args:
             reverse: the table of the reverse index, 4 bytes for each entry.
+            tables: what `tables` was of such a pack before: nothing is brought in order then. May be
+            anything (see `is_in_order`) of that size.
 
         Raises:
             Malformed: an offset is out of bounds, or two entries share one, or `reverse` is wrong.
@@ -137,24 +154,40 @@ class Entries:
         """
         count = fan[-1]
         wide = end > 0xFFFFFFFF
-        self.offsets = array("Q" if wide else "I", bytes((8 if wide else 4) * count))
+        width = 8 if wide else 4
+        is_new = tables is None
+        if tables is None:
+            tables = memoryview(_zeros((width + 8) * count))
+        assert len(tables) == (width + 8) * count
+        self.tables = tables
+        """Offsets, order and ranks, one behind the other."""
+        parts = (
+            tables[: width * count],
+            tables[width * count : (width + 4) * count],
+            tables[(width + 4) * count :],
+        )
+        self.offsets: Sequence[int] = parts[0].cast("Q" if wide else "I") if count else ()
         """Where each entry starts, rising."""
-        self.order = array("I", bytes(4 * count))
+        self.order: Sequence[int] = parts[1].cast("I") if count else ()
         """For each entry, by offset, its place among the names."""
-        self._sizes = array("I", bytes(4 * count))
+        self.ranks: Sequence[int] = parts[2].cast("I") if count else ()
+        """For each name, how many entries come before its entry."""
+        self._sizes = _zeros(4 * count)
         self.count = count
         self.raw_len = raw_len
         self._fan = array("I", fan)
         self._held = (data, names, positions, large)
+        offsets_at, order_at, ranks_at = map(address_of, parts)
         self.structure = _Entries(
             address_of(data),
             address_of(names),
             address_of(positions),
             address_of(large),
             self._fan.buffer_info()[0],
-            self.offsets.buffer_info()[0],
-            self._sizes.buffer_info()[0],
-            self.order.buffer_info()[0],
+            offsets_at,
+            address_of(memoryview(self._sizes)),
+            order_at,
+            ranks_at,
             end,
             len(large) // 8,
             count,
@@ -162,12 +195,18 @@ class Entries:
             is_v2,
             wide,
         )
+        if not is_new:
+            return
         table = None if reverse is None else address_of(reverse)
-        result = _sort(self.structure, table, self.offsets.buffer_info()[0], self.order.buffer_info()[0])
+        result = _sort(self.structure, table, offsets_at, order_at, ranks_at)
         if result == -3:
             raise MemoryError
         if result:
             raise Malformed("the entries of a pack are out of order")
+
+    def is_in_order(self) -> bool:
+        """Tell whether `tables` is what the pack's index gives: 5 ns an object."""
+        return not _check_order(self.structure)
 
     def rank_of(self, offset: int) -> int:
         """Return how many entries come before the one at `offset`.

@@ -125,3 +125,25 @@ GS_API int32_t gs_bits_spread(const uint8_t *bits, size_t size, const uint32_t *
     }
     return GS_OK;
 }
+
+/* Find the entries of a .bitmap file from `at` on: for each its place in the index, below `number`; where its bitmap
+ * begins; which entry before it is xor-ed with, `most` at most, 0 if none. GS_MALFORMED: it is not so. */
+GS_API int32_t gs_bitmap_entries(const uint8_t *data, size_t size, size_t at, uint32_t entries, uint32_t number,
+                                 uint32_t most, uint32_t *positions, uint64_t *places, uint8_t *bases)
+{
+    uint32_t row;
+    for (row = 0; row < entries; row++) {
+        uint64_t words;
+        if (at > size || size - at < 18)
+            return GS_MALFORMED;
+        positions[row] = gs_be32(data + at);
+        bases[row] = data[at + 4];
+        at += 6;
+        places[row] = at;
+        words = gs_be32(data + at + 4);
+        if (positions[row] >= number || bases[row] > row || bases[row] > most || words > (size - at - 12) / 8)
+            return GS_MALFORMED;
+        at += 12 + 8 * (size_t)words;
+    }
+    return GS_OK;
+}

@@ -1,11 +1,12 @@
 """ewah.c: EWAH bitmaps, and operations on plain bits: bytes, the lowest bit first."""
 
+from array import array
 from ctypes import c_char_p, c_int32, c_int64, c_size_t, c_uint32, c_void_p
 from typing import Final
 
 from gitsmart.native import MALFORMED, Function, address_of, function, new_bytes
 
-__all__ = ["combine", "spread", "write", "xor_into"]
+__all__ = ["combine", "entries", "spread", "write", "xor_into"]
 
 _BITS = (None, c_void_p, c_void_p, c_size_t)
 _COMBINE: Final[dict[str, Function]] = {
@@ -16,6 +17,43 @@ _write: Function = function("gs_ewah_write", c_int64, c_char_p, c_size_t, c_char
 _spread: Function = function(
     "gs_bits_spread", c_int32, c_char_p, c_size_t, c_void_p, c_uint32, c_void_p, c_size_t
 )
+_entries: Function = function(
+    "gs_bitmap_entries",
+    c_int32,
+    c_void_p,
+    c_size_t,
+    c_size_t,
+    c_uint32,
+    c_uint32,
+    c_uint32,
+    c_void_p,
+    c_void_p,
+    c_void_p,
+)
+
+
+def entries(
+    data: memoryview, at: int, number: int, limit: int, most: int
+) -> "tuple[array[int], array[int], bytearray] | None":
+    """Find `number` entries of a .bitmap file from `at` on: positions below `limit`, where bitmaps begin, and
+    what they are xor-ed with; None when they are not so."""
+    if not number:
+        return array("I"), array("Q"), bytearray()
+    if number > len(data) // 18:
+        return None
+    positions, places, bases = array("I", bytes(4 * number)), array("Q", bytes(8 * number)), bytearray(number)
+    code = _entries(
+        address_of(data),
+        len(data),
+        at,
+        number,
+        limit,
+        most,
+        positions.buffer_info()[0],
+        places.buffer_info()[0],
+        address_of(bases),
+    )
+    return None if code else (positions, places, bases)
 
 
 def xor_into(out: bytearray, data: memoryview | bytes) -> int | None:

@@ -39,7 +39,7 @@ typedef struct {
     const uint8_t *names;   /* of the index, sorted */
     const uint8_t *offsets; /* of the index, 4 bytes each, in the order of names */
     const uint8_t *large;   /* 8 bytes each */
-    const uint8_t *reverse; /* position in the index by rank, 4 bytes each, big-endian */
+    const uint32_t *order;  /* position in the index by rank (entries.h says what is to be expected of these) */
     const uint32_t *rank;   /* by position in the index: how many entries come before */
     uint8_t *types;         /* by rank, 0 where not known yet */
     const uint32_t *fan;    /* 257, from 0 on */
@@ -73,7 +73,8 @@ static inline uint64_t offset_at(const gs_pack *pack, uint32_t at)
 
 static inline uint32_t position_of_rank(const gs_pack *pack, uint32_t rank)
 {
-    return gs_be32(pack->reverse + 4 * (size_t)rank);
+    uint32_t position = pack->order[rank];
+    return position < pack->count ? position : 0;
 }
 
 /* Look a name up: its place in the index, NONE when it is not there. */
@@ -128,7 +129,7 @@ static uint32_t find_object(const gs_pack *packs, uint32_t number, const uint8_t
     uint32_t i;
     for (i = 0; i < number; i++) {
         uint32_t at = find_in(packs + i, oid, raw_len);
-        if (at != NONE)
+        if (at != NONE && packs[i].rank[at] < packs[i].count)
             return packs[i].first + packs[i].rank[at];
     }
     return NONE;
@@ -184,66 +185,6 @@ GS_API int64_t gs_sorted_names(const gs_pack *pack, const uint8_t *bits, size_t 
         number++;
     }
     return (int64_t)number;
-}
-
-/* Put the index's positions in the order of their offsets: `reverse` is filled (big-endian, as in a .rev file)
- * unless `given`; then `rank`, its inverse. GS_MALFORMED: offsets are out of bounds, or not all different. */
-GS_API int32_t gs_rank(const gs_pack *pack, uint8_t *reverse, uint32_t given, uint32_t *rank)
-{
-    uint32_t count = pack->count, i;
-    uint64_t before = 0;
-    if (!given && count) {
-        typedef struct {
-            uint64_t offset;
-            uint32_t position;
-        } place;
-        place *from = malloc(2 * (size_t)count * sizeof(place)), *to, *whole = from;
-        unsigned shift;
-        if (!from)
-            return GS_NO_MEMORY;
-        to = from + count;
-        for (i = 0; i < count; i++) {
-            from[i].offset = offset_at(pack, i);
-            from[i].position = i;
-        }
-        for (shift = 0; shift < 64 && pack->end >> shift; shift += 11) {
-            uint32_t starts[2048] = {0}, sum = 0, had;
-            place *other;
-            for (i = 0; i < count; i++)
-                starts[from[i].offset >> shift & 2047]++;
-            for (i = 0; i < 2048; i++) {
-                had = starts[i];
-                starts[i] = sum;
-                sum += had;
-            }
-            for (i = 0; i < count; i++)
-                to[starts[from[i].offset >> shift & 2047]++] = from[i];
-            other = from;
-            from = to;
-            to = other;
-        }
-        for (i = 0; i < count; i++) {
-            uint8_t *at = reverse + 4 * (size_t)i;
-            at[0] = (uint8_t)(from[i].position >> 24);
-            at[1] = (uint8_t)(from[i].position >> 16);
-            at[2] = (uint8_t)(from[i].position >> 8);
-            at[3] = (uint8_t)from[i].position;
-        }
-        free(whole);
-    }
-    for (i = 0; i < count; i++) {
-        uint32_t position = gs_be32(reverse + 4 * (size_t)i);
-        uint64_t offset;
-        if (position >= count)
-            return GS_MALFORMED;
-        offset = offset_at(pack, position);
-        /* Rising all the way: so this is a permutation. */
-        if (offset <= before)
-            return GS_MALFORMED;
-        before = offset;
-        rank[position] = i;
-    }
-    return GS_OK;
 }
 
 /* -- entries */

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from gitsmart.native import NO_MEMORY, Function, address_of, function, new_bytes
 
-__all__ = ["NONE", "BrokenError", "Pack", "Walk", "find", "names", "of_type", "rank", "sorted_names", "types"]
+__all__ = ["NONE", "BrokenError", "Pack", "Walk", "find", "names", "of_type", "sorted_names", "types"]
 
 NONE: Final = 0xFFFFFFFF
 """The number of what is in no pack."""
@@ -36,7 +36,7 @@ class Pack(ctypes.Structure):
         ("names", c_void_p),
         ("offsets", c_void_p),
         ("large", c_void_p),
-        ("reverse", c_void_p),
+        ("order", c_void_p),
         ("rank", c_void_p),
         ("types", c_void_p),
         ("fan", c_void_p),
@@ -67,7 +67,6 @@ _sorted_names: Function = function(
     c_uint64,
     long=True,
 )
-_rank: Function = function("gs_rank", c_int32, _pack, c_void_p, c_uint32, c_void_p, long=True)
 _types: Function = function("gs_types", c_int32, _pack, c_uint32, long=True)
 _of_type: Function = function("gs_of_type", None, _pack, c_uint32, c_void_p, long=True)
 _new: Function = function("gs_walk_new", c_void_p, _pack, c_uint32, c_uint32)
@@ -125,19 +124,6 @@ def sorted_names(pack: Pack, bits: bytes, low: int, high: int, raw_len: int) -> 
     if number < 0:
         raise BrokenError
     return out[: number * raw_len]
-
-
-def rank(pack: Pack, reverse: bytearray | None, out: bytearray) -> bool:
-    """Fill the table of ranks, and the reverse index unless `pack.reverse` is one; False: the index is
-    broken.
-
-    Raises: MemoryError.
-    """
-    at = pack.reverse if reverse is None else address_of(reverse)
-    code = _rank(byref(pack), at, reverse is None, address_of(out))
-    if code == NO_MEMORY:
-        raise MemoryError
-    return bool(code >= 0)
 
 
 def types(pack: Pack, raw_len: int) -> bool:

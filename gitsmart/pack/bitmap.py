@@ -5,10 +5,10 @@
     PackMap
 
 Read from objects/pack: a multi-pack-index's, else that of the largest pack which has one, as git uses one
-too. A bitmap's checksum is computed once, when it is opened: bits that flipped, a file cut short, a pack that
-was replaced meanwhile all mean that there is none. Every number in it is checked besides. The lookup table
-and the cache of name hashes are passed over: going through the entries once costs a microsecond each. What
-was found for a commit between bitmaps is kept as a bitmap in memory, for whoever comes next.
+too. A bitmap's checksum is computed once, by the first process that opens it: bits that flipped, a file cut
+short, a pack that was replaced meanwhile all mean that there is none. Every number in it is checked besides.
+The lookup table and the cache of name hashes are passed over: going through the entries costs next to
+nothing. What was found for a commit between bitmaps is kept as a bitmap in memory, for whoever comes next.
 
 Written: more densely the nearer to the tips, so that who lacks a few hundred commits is served with hardly
 any history read. Memory while writing: two sets of bits for each commit that is chosen, packed.
@@ -30,10 +30,11 @@ from pathlib import Path
 
 from gitsmart.errors import ObjectMissing, PackError
 from gitsmart.pack.chunkfile import is_intact
-from gitsmart.pack.ewah import combine, ewah_size, spread, write_ewah, xor_ewah
+from gitsmart.pack.ewah import combine, ewah_size, read_entries, spread, write_ewah, xor_ewah
+from gitsmart.pack.mapping import map_checked
 from gitsmart.pack.midx import pack_order, read_midx, write_midx
 from gitsmart.pack.objects import BLOB, COMMIT, TAG, TREE, ObjectFormat
-from gitsmart.pack.packfile import PackFile, map_file
+from gitsmart.pack.packfile import PackFile
 from gitsmart.pack.packmap import PackMap, pack_map
 from gitsmart.pack.reach import BrokenError, Reach
 from gitsmart.pack.store import ObjectStore
@@ -67,8 +68,13 @@ _FILLED_BYTES = 8 << 20
 class BitmapFile:
     """One .bitmap file, as it is: bits in its own order, commits by their places in the index."""
 
-    def __init__(self, data: memoryview, number: int, checksum: bytes, fmt: ObjectFormat) -> None:
+    def __init__(
+        self, data: memoryview, number: int, checksum: bytes, fmt: ObjectFormat, *, is_checked: bool = False
+    ) -> None:
         """Take in `data`, for `number` objects of the pack or multi-pack-index with that checksum.
+
+        Args:
+            is_checked: it is known to end in its own checksum.
 
         Raises:
             PackError: it is broken, of another version, or of something else.
@@ -82,7 +88,7 @@ class BitmapFile:
             raise PackError("a bitmap is of another kind")
         if bytes(data[12:start]) != checksum:
             raise PackError("a bitmap belongs to another pack")
-        if not is_intact(data, fmt):
+        if not is_checked and not is_intact(data, fmt):
             raise PackError("a bitmap has a wrong checksum")
         self._data = data[: len(data) - raw_len]
         self.number = number
@@ -92,18 +98,15 @@ class BitmapFile:
         for _ in range(4):
             self._types.append(at)
             at = self._behind(at)
-        self.commits: list[int] = []
+        self.commits: Sequence[int] = []
         """For each entry, where its commit is in the index."""
-        self._entries: list[tuple[int, int]] = []
-        for row in range(entries):
-            if at + 6 > len(self._data):
-                raise PackError("a bitmap is cut short")
-            position, xor, _ = struct.unpack_from(">IBB", self._data, at)
-            if position >= number or xor > min(row, _XOR_MOST):
-                raise PackError("a bitmap's entry points outside of it")
-            self.commits.append(position)
-            self._entries.append((at + 6, xor))
-            at = self._behind(at + 6)
+        # For each entry: where its bits are; how many entries before is the one that it is xor-ed with, or 0.
+        self._places: Sequence[int] = []
+        self._bases: Sequence[int] = []
+        found = read_entries(self._data, at, entries, number, _XOR_MOST)
+        if found is None:
+            raise PackError("a bitmap is cut short, or points outside of it")
+        self.commits, self._places, self._bases = found
 
     def _behind(self, at: int) -> int:
         size = ewah_size(self._data, at)
@@ -119,12 +122,11 @@ class BitmapFile:
         """
         out = bytearray(self._size)
         while True:
-            at, xor = self._entries[row]
-            if not xor_ewah(out, self._data[at:]):
+            if not xor_ewah(out, self._data[self._places[row] :]):
                 raise PackError("a bitmap is broken")
-            if not xor:
+            if not self._bases[row]:
                 return out
-            row -= xor
+            row -= self._bases[row]
 
     def of_type(self, kind: int) -> bytearray:
         """Return the bits of all objects of a type.
@@ -271,9 +273,15 @@ def _look(store: ObjectStore, packs: Sequence[PackFile], directories: Iterable[P
     return None
 
 
+def _open(path: Path, number: int, checksum: bytes, fmt: ObjectFormat) -> BitmapFile:
+    data = map_checked(path, partial(is_intact, fmt=fmt), b"sum" + fmt.name)
+    if data is None:
+        raise PackError("a bitmap has a wrong checksum")
+    return BitmapFile(data, number, checksum, fmt, is_checked=True)
+
+
 def _of_pack(store: ObjectStore, pack: PackFile, path: Path) -> Bitmaps:
-    data = map_file(path)
-    file = BitmapFile(data, pack.count, pack.checksum, store.format)
+    file = _open(path, pack.count, pack.checksum, store.format)
     whole = pack_map(store, first=(pack,))
     if not whole.packs or whole.packs[0] is not pack:
         raise FileNotFoundError
@@ -289,7 +297,7 @@ def _of_midx(store: ObjectStore, packs: Sequence[PackFile], directory: Path) -> 
         raise FileNotFoundError
     index = read_midx(directory, store.format)
     path = directory / f"multi-pack-index-{index.checksum.hex()}.bitmap"
-    file = BitmapFile(map_file(path), index.count, index.checksum, store.format)
+    file = _open(path, index.count, index.checksum, store.format)
     here = {pack.path.stem + ".idx": pack for pack in packs if pack.path.parent == directory}
     if not all(name in here for name in index.pack_names):
         raise PackError("it spans packs that are gone")

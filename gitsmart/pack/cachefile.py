@@ -28,8 +28,9 @@ from itertools import chain
 from typing import Final, Protocol
 
 from gitsmart.errors import PackError
+from gitsmart.pack.mapping import map_fd
 from gitsmart.pack.objects import ObjectFormat
-from gitsmart.pack.packfile import PackFile, map_fd
+from gitsmart.pack.packfile import PackFile
 
 __all__ = [
     "BASE_CACHED",

@@ -17,13 +17,14 @@ import re
 import struct
 from bisect import bisect_left
 from collections.abc import Callable, Iterable
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
 from gitsmart.errors import ObjectMissing, PackError
 from gitsmart.pack.chunkfile import is_intact, read_chunks, write_chunks
+from gitsmart.pack.mapping import map_checked
 from gitsmart.pack.objects import Commit, ObjectFormat
-from gitsmart.pack.packfile import map_file
 from gitsmart.pack.writefile import write_file
 
 __all__ = ["CommitGraph", "format_commit_graph", "read_commit_graph", "write_commit_graph"]
@@ -39,15 +40,17 @@ class _Layer:
     """One file; positions count from the first commit of the lowest one."""
 
     def __init__(self, data: memoryview, fmt: ObjectFormat, below: "tuple[_Layer, ...]") -> None:
-        """Raises PackError: it is broken, or not built on `below`."""
+        """Take in `data`, which ends in its own checksum.
+
+        Raises:
+            PackError: it is broken, or not built on `below`.
+        """
         raw_len = fmt.raw_len
         if len(data) < 8 + raw_len or bytes(data[:4]) != b"CGPH":
             raise PackError("a file is no commit-graph")
         version, hash_id, chunks, bases = data[4:8]
         if version != 1 or hash_id != (1 if raw_len == 20 else 2) or bases != len(below):
             raise PackError("a commit-graph is of another kind")
-        if not is_intact(data, fmt):
-            raise PackError("a commit-graph has a wrong checksum")
         self.checksum = bytes(data[-raw_len:])
         found = read_chunks(data, 8, chunks, fmt)
         try:
@@ -159,6 +162,13 @@ class CommitGraph:
         return high >> 2, ((high & 3) << 32 | low) + int(offset)
 
 
+def _open(path: Path, fmt: ObjectFormat) -> memoryview:
+    data = map_checked(path, partial(is_intact, fmt=fmt), b"sum" + fmt.name)
+    if data is None:
+        raise PackError("a commit-graph has a wrong checksum")
+    return data
+
+
 def read_commit_graph(objects_dir: Path, fmt: ObjectFormat) -> CommitGraph:
     """Read the commit-graph of an objects directory.
 
@@ -168,7 +178,7 @@ def read_commit_graph(objects_dir: Path, fmt: ObjectFormat) -> CommitGraph:
     """
     info = objects_dir / "info"
     try:
-        return CommitGraph((_Layer(map_file(info / "commit-graph"), fmt, ()),))
+        return CommitGraph((_Layer(_open(info / "commit-graph", fmt), fmt, ()),))
     except FileNotFoundError:
         pass
     with open(info / "commit-graphs" / "commit-graph-chain", "rb") as file:
@@ -179,7 +189,7 @@ def read_commit_graph(objects_dir: Path, fmt: ObjectFormat) -> CommitGraph:
     for name in names:
         if not re.fullmatch(rb"[0-9a-f]{%d}" % fmt.hex_len, name):
             raise PackError("a chain of commit-graphs is broken")
-        layer = _Layer(map_file(info / "commit-graphs" / f"graph-{name.decode()}.graph"), fmt, layers)
+        layer = _Layer(_open(info / "commit-graphs" / f"graph-{name.decode()}.graph", fmt), fmt, layers)
         if layer.checksum.hex().encode() != name:
             raise PackError("a commit-graph is not what its name says")
         layers = (*layers, layer)

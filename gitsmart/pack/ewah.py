@@ -5,12 +5,23 @@ Python's big integers. Format: bitmap-format, Appendix A.
 """
 
 import struct
+from array import array
+from collections.abc import Sequence
 from itertools import groupby
 
 from gitsmart import native
 from gitsmart.native import ewah as native_ewah
 
-__all__ = ["combine", "count", "ewah_size", "positions", "spread", "write_ewah", "xor_ewah"]
+__all__ = [
+    "combine",
+    "count",
+    "ewah_size",
+    "positions",
+    "read_entries",
+    "spread",
+    "write_ewah",
+    "xor_ewah",
+]
 
 _ONES = (1 << 64) - 1
 
@@ -22,6 +33,33 @@ def ewah_size(data: memoryview | bytes, at: int) -> int | None:
     (words,) = struct.unpack_from(">I", data, at + 4)
     size = 12 + 8 * int(words)
     return size if size <= len(data) - at else None
+
+
+def read_entries(
+    data: memoryview, at: int, entries: int, number: int, most: int
+) -> tuple[Sequence[int], Sequence[int], Sequence[int]] | None:
+    """Find the entries of a .bitmap file from `at` on: position(4) xor(1) flags(1) bitmap.
+
+    Returns for each its position, below `number`; where its bitmap begins; and how many entries before is the
+    one that it is xor-ed with, `most` at most, 0 if none. None when they are not so, or cut short.
+    """
+    if native.available:
+        return native_ewah.entries(data, at, entries, number, most)
+    if entries > len(data):
+        return None
+    positions, places, bases = array("I"), array("Q"), bytearray()
+    for row in range(entries):
+        if at + 6 > len(data):
+            return None
+        position, base, _ = struct.unpack_from(">IBB", data, at)
+        size = ewah_size(data, at + 6)
+        if position >= number or base > min(row, most) or size is None:
+            return None
+        positions.append(position)
+        places.append(at + 6)
+        bases.append(base)
+        at += 6 + size
+    return positions, places, bases
 
 
 def xor_ewah(out: bytearray, data: memoryview | bytes) -> bool:

@@ -16,8 +16,9 @@ from pathlib import Path
 
 from gitsmart.errors import PackError
 from gitsmart.pack.chunkfile import is_intact, read_chunks, write_chunks
+from gitsmart.pack.mapping import map_file
 from gitsmart.pack.objects import ObjectFormat
-from gitsmart.pack.packfile import PackFile, map_file
+from gitsmart.pack.packfile import PackFile
 
 __all__ = ["MultiPackIndex", "pack_order", "read_midx", "write_midx"]
 

@@ -11,23 +11,18 @@ whatever is broken raises `PackError`. Checksums are not computed (that is fsck'
 the pack's own one.
 
 Files are mapped and their descriptors closed at once, so that a repository of a thousand packs costs no
-descriptors. (Python 3.11's mmap keeps a duplicate of its descriptor: hence `ctypes`.) A mapping lives as long
-as somebody holds the `PackFile` or a view into it: a pack that `git repack` deleted stays readable for
-whoever is reading it.
+descriptors. A mapping lives as long as somebody holds the `PackFile` or a view into it: a pack that `git
+repack` deleted stays readable for whoever is reading it.
 """
 
-import ctypes
-import mmap
-import os
 import re
 import struct
 import sys
 import threading
-import weakref
 from array import array
 from bisect import bisect_left
 from collections import OrderedDict
-from collections.abc import Container
+from collections.abc import Container, Sequence
 from itertools import compress, count, islice
 from math import isqrt
 from operator import lt
@@ -38,65 +33,16 @@ from gitsmart.errors import LimitExceeded, PackError
 from gitsmart.native.entries import Entries, Malformed
 from gitsmart.pack.delta import apply_delta, delta_sizes
 from gitsmart.pack.inflate import InflateError, decompressobj, inflate
+from gitsmart.pack.mapping import map_file
 from gitsmart.pack.objects import ObjectFormat
+from gitsmart.pack.packorder import read_order, write_order
 
-__all__ = ["OFS_DELTA", "REF_DELTA", "BaseCache", "PackFile", "map_fd", "map_file"]
+__all__ = ["OFS_DELTA", "REF_DELTA", "BaseCache", "PackFile"]
 
 OFS_DELTA, REF_DELTA = 6, 7
 
-# Smaller files are read instead of mapped: a mapping costs a page at least, and a system call at each end.
-_READ_BELOW_BYTES = 16 * 1024
-
 # So many offsets are looked up in a mapped .rev, at 20 us each, before the table is built: 0.2 s for git.git.
 _RANKS = 2000
-
-_libc = ctypes.CDLL(None, use_errno=True)
-_libc.mmap.restype = ctypes.c_void_p
-_libc.mmap.argtypes = (
-    ctypes.c_void_p,
-    ctypes.c_size_t,
-    ctypes.c_int,
-    ctypes.c_int,
-    ctypes.c_int,
-    ctypes.c_long,
-)
-_libc.munmap.restype = ctypes.c_int
-_libc.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
-_MAP_FAILED = ctypes.c_void_p(-1).value
-
-
-def map_file(path: str | Path) -> memoryview:
-    """Return the whole of a file as read-only memory that goes when the last view of it goes.
-
-    The file must not be truncated while it is mapped (reading then kills the process by SIGBUS): git never
-    does that to packs and indexes, it replaces or deletes them.
-
-    Raises:
-        OSError: as from opening it.
-    """
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        return map_fd(fd, os.fstat(fd).st_size)
-    finally:
-        os.close(fd)
-
-
-def map_fd(fd: int, size: int) -> memoryview:
-    """Return the first `size` bytes of an open file, as `map_file` does; `fd` isn't needed any more.
-
-    Raises:
-        OSError: it can't be read.
-    """
-    if size < _READ_BELOW_BYTES:
-        return memoryview(os.pread(fd, size, 0))
-    address = _libc.mmap(None, size, mmap.PROT_READ, mmap.MAP_PRIVATE, fd, 0)
-    if address is None or address == _MAP_FAILED:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
-    memory = (ctypes.c_ubyte * size).from_address(address)
-    # At exit the mapping is left to the kernel: another thread may still be reading it.
-    weakref.finalize(memory, _libc.munmap, address, size).atexit = False
-    return memoryview(memory).cast("B").toreadonly()
 
 
 class BaseCache:
@@ -189,7 +135,7 @@ class PackFile:
         """The trailing checksum: of all entries, and names the file."""
         self._read_index(index)
         self._lock = threading.Lock()
-        self._by_offset: tuple[array[int], array[int]] | None = None
+        self._by_offset: tuple[Sequence[int], Sequence[int]] | None = None
         self._entries: Entries | None = None
         self._rev: memoryview | None = None
         self._rev_looked_for = False
@@ -334,8 +280,9 @@ class PackFile:
     # -- offset -> raw oid, next offset
 
     def entries(self) -> Entries:
-        """Return the pack as the native module sees it; only where there is one. Made once, at first use: 8
-        bytes an object (12 for packs above 4 GiB), some 20 ns each.
+        """Return the pack as the native module sees it; only where there is one. Made once, at first use: 12
+        bytes an object (16 for packs above 4 GiB), some 50 ns each; of large packs by the first process
+        alone, since a file keeps it (packorder.py).
 
         Raises:
             PackError: as `by_offset`.
@@ -349,6 +296,18 @@ class PackFile:
         return entries
 
     def _make_entries(self) -> Entries:
+        size = (16 if self.end > 0xFFFFFFFF else 12) * self.count
+        stored = read_order(
+            self.path, self.checksum, self.count, size, lambda tables: self._entries_in(tables).is_in_order()
+        )
+        if stored is None:
+            entries = self._entries_in(None)
+            stored = write_order(self.path, self.checksum, self.count, entries.tables)
+            if stored is None:
+                return entries
+        return self._entries_in(stored)
+
+    def _entries_in(self, tables: memoryview | None) -> Entries:
         try:
             return Entries(
                 data=self.data,
@@ -359,15 +318,16 @@ class PackFile:
                 fan=self._fan,
                 raw_len=self.format.raw_len,
                 is_v2=self._v2,
-                reverse=self._reverse(),
+                reverse=self._reverse() if tables is None else None,
+                tables=tables,
             )
         except Malformed:
             raise PackError("a pack's index or reverse index is not sorted") from None
 
-    def by_offset(self) -> tuple["array[int]", "array[int]"]:
+    def by_offset(self) -> tuple[Sequence[int], Sequence[int]]:
         """Return all offsets in ascending order, and for each its index position. Built once, at first use.
 
-        8 bytes an object (12 for packs above 2 GiB). The arrays are shared: do not change them.
+        8 bytes an object (12 for packs above 2 GiB). They are shared: do not change them.
 
         Raises:
             PackError: two objects share an offset, or one is out of bounds.

@@ -6,10 +6,9 @@ An object that is in several packs has the number of the first one. Bits are byt
 first byte is object 0, as `select.PackedObjects` has them. A map is of the packs as they were when it was
 made; `pack_map` gives the one of now.
 
-With the native module: 5 bytes an object (9 without a .rev file), held as long as the store knows the pack.
+With the native module: a byte an object beside `PackFile.entries`, held as long as the store knows the pack.
 """
 
-import struct
 import threading
 import weakref
 from array import array
@@ -32,29 +31,20 @@ class _Table:
 
     def __init__(self, pack: PackFile) -> None:
         names, offsets, large, fan, is_v2 = pack.index_tables()
+        entries = pack.entries()
         count = pack.count
-        reverse: memoryview | bytearray | None = pack.reverse_index()
         self.types = bytearray(max(count, 1))
-        self.rank = bytearray(4 * max(count, 1))
+        self.ranks = entries.ranks
         self._fan = array("I", fan)
-        self._held: list[Any] = [pack.data, names, offsets, large]
+        self._held: list[Any] = [pack.data, names, offsets, large, entries]
         self.struct = reach.Pack()
         into = self.struct
         into.data, into.names, into.offsets = map(address_of, (pack.data, names, offsets))
         into.large = address_of(large)
-        into.types, into.rank = address_of(self.types), address_of(self.rank)
+        into.types = address_of(self.types)
+        into.order, into.rank = entries.structure.order, entries.structure.ranks
         into.fan = self._fan.buffer_info()[0]
         into.end, into.number_large, into.count, into.is_v2 = pack.end, len(large) // 8, count, is_v2
-        if reverse is not None:
-            into.reverse = address_of(reverse)
-            if not reach.rank(into, None, self.rank):
-                reverse = None
-        if reverse is None:
-            reverse = bytearray(4 * max(count, 1))
-            into.reverse = address_of(reverse)
-            if not reach.rank(into, reverse, self.rank):
-                raise PackError("a pack index is broken")
-        self._held.append(reverse)
         self._typed = False
         self._lock = threading.Lock()
 
@@ -125,7 +115,7 @@ class PackMap:
     def number_at(self, pack: int, position: int) -> int:
         """Return the number of the `position`th object in the index of the `pack`th pack."""
         if native.available:
-            (rank,) = struct.unpack_from("=I", self._native[1][pack].rank, 4 * position)
+            rank = self._native[1][pack].ranks[position]
         else:
             rank = self.packs[pack].rank_of(self.packs[pack].offset_at(position))
         return self.firsts[pack] + int(rank)

@@ -26,6 +26,7 @@ def entries_of(
     *,
     reverse: list[int] | None = None,
     end: int | None = None,
+    tables: bytes | None = None,
 ) -> Entries:
     """Make them from an index in words: `offsets[i]` is where the object `names[i]` starts; names rise."""
     large = [offset for offset in offsets if offset > 0x7FFFFFFF]
@@ -40,6 +41,7 @@ def entries_of(
         raw_len=20,
         is_v2=True,
         reverse=None if reverse is None else memoryview(struct.pack(f">{len(reverse)}I", *reverse)),
+        tables=None if tables is None else memoryview(tables),
     )
 
 
@@ -67,6 +69,13 @@ def test_order_is_that_of_offsets(offsets: list[int], end: int, unique: bool, da
             assert list(entries.offsets) == sorted(offsets)
             for offset in offsets:
                 assert entries.offsets[entries.rank_of(offset)] == offset
+            assert [entries.ranks[place] for place in order] == list(range(len(order)))
+            # What was found once is taken for that, and nothing else is.
+            tables = bytearray(entries.tables)
+            assert entries_of(b"", offsets, names, end=end, tables=bytes(tables)).is_in_order()
+            if tables:
+                tables[data.draw(st.integers(0, len(tables) - 1))] ^= data.draw(st.integers(1, 255))
+                assert not entries_of(b"", offsets, names, end=end, tables=bytes(tables)).is_in_order()
         elif offsets:
             with pytest.raises(Malformed, match="out of order"):
                 entries_of(b"", offsets, names, reverse=reverse, end=end)
@@ -169,6 +178,12 @@ def test_any_bytes_are_copied_or_refused(
     names = names_for(len(offsets))
     # The n-th entry is the n-th name's: any order would do.
     entries = entries_of(cut, offsets, names)
+    # The tables may be a file that somebody changes.
+    tables = bytearray(entries.tables)
+    changes = st.lists(st.tuples(st.integers(0, max(0, len(tables) - 1)), st.integers(0, 255)), max_size=3)
+    for at, byte in data.draw(changes) if tables else ():
+        tables[at] = byte
+    entries = entries_of(cut, offsets, names, tables=bytes(tables))
     count = (len(offsets) + 7) // 8
     bits = st.binary(min_size=count, max_size=count)
     number = data.draw(st.integers(1, 2))

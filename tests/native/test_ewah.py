@@ -90,3 +90,24 @@ def test_operations(one: bytes, draw: st.DataObject) -> None:
                 ewah.combine(operation, out, two)
                 assert out == result
     assert ewah.count(one) == sum(byte.bit_count() for byte in one)
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 12), st.integers(0, 3), WORDS), max_size=6),
+    st.integers(0, 2),
+    st.data(),
+)
+def test_entries_of_files_are_found_by_both(
+    rows: list[tuple[int, int, bytes]], spare: int, draw: st.DataObject
+) -> None:
+    if not native_module.available:
+        pytest.skip(native_module.missing)
+    data = bytearray(b"head")
+    for position, base, bits in rows:
+        data += struct.pack(">IBB", position, base, 0) + ewah.write_ewah(bits)
+    if draw.draw(st.booleans()):
+        data[draw.draw(st.integers(0, len(data) - 1))] ^= 1 << draw.draw(st.integers(0, 7))
+        del data[draw.draw(st.integers(0, len(data))) :]
+    arguments = (memoryview(bytes(data)), 4, len(rows) + spare, 12, 2)
+    slow, fast = in_python("read_entries", *arguments), ewah.read_entries(*arguments)
+    assert slow == fast

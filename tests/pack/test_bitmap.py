@@ -19,9 +19,9 @@ from gitsmart.pack.bitmap import (
     write_multi_pack_index,
 )
 from gitsmart.pack.ewah import positions
+from gitsmart.pack.mapping import map_file
 from gitsmart.pack.midx import read_midx, write_midx
 from gitsmart.pack.objects import BLOB, COMMIT, SHA1, SHA256, TAG, TREE, ObjectFormat
-from gitsmart.pack.packfile import map_file
 from gitsmart.pack.store import ObjectStore
 
 History = Any  # conftest.py's

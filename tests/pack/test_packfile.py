@@ -16,10 +16,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from gitsmart import native
 from gitsmart.errors import LimitExceeded, PackError
-from gitsmart.pack import packfile
+from gitsmart.native.entries import Entries
+from gitsmart.pack import mapping, packfile, packorder
+from gitsmart.pack.mapping import map_checked, map_file
 from gitsmart.pack.objects import BLOB, SHA1, TYPE_NAMES
-from gitsmart.pack.packfile import OFS_DELTA, BaseCache, PackFile, map_file
+from gitsmart.pack.packfile import OFS_DELTA, BaseCache, PackFile
 
 History = Any  # conftest.py's
 
@@ -212,6 +215,36 @@ def test_map_file_of_any_size(tmp_path: Path) -> None:
 # -- what is broken
 
 
+def settled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take all files for old enough to be told by their times."""
+    for name in ("_RACY_NS", "_COARSE_NS"):
+        monkeypatch.setattr(mapping, name, -(1 << 62))
+
+
+def test_a_file_is_checked_once_for_all_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"one" * 9000)
+    checks: list[int] = []
+
+    def check(data: memoryview) -> bool:
+        checks.append(len(data))
+        return bytes(data[:1]) == b"o"
+
+    assert map_checked(path, check, b"a") is not None  # it has just changed, and may again
+    settled(monkeypatch)
+    child = os.fork()
+    if not child:
+        os._exit(map_checked(path, check, b"a") is None)
+    assert os.waitpid(child, 0)[1] == 0
+    assert bytes(map_checked(path, check, b"a") or b"") == path.read_bytes()
+    assert len(checks) == 1
+    assert map_checked(path, check, b"b") is not None  # checked for something else
+    path.write_bytes(b"two" * 9000)
+    assert map_checked(path, check, b"a") is None
+    assert map_checked(path, check, b"a") is None
+    assert len(checks) == 4
+
+
 @pytest.fixture(scope="session")
 def small(new_history: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, bytes, bytes]:
     """A pack with deltas, its index and its reverse index."""
@@ -312,3 +345,67 @@ def test_circles_of_deltas_raise(tmp_path: Path) -> None:
     for ask in (pack.type_at, pack.size_at, pack.read_at):
         with pytest.raises(PackError, match="circle"):
             ask(12)
+
+
+# -- the order that is kept (packorder.py)
+
+
+@pytest.fixture
+def kept(packed: History, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[PackFile, Path]:
+    """A pack that is large enough, and where its order is kept."""
+    if not native.available:
+        pytest.skip(native.missing)
+    monkeypatch.setattr(packorder, "_LEAST", 1)
+    folder = tmp_path / "objects/pack"
+    folder.mkdir(parents=True)
+    (tmp_path / "objects/info").mkdir()
+    return copy_pack(packed, folder), tmp_path / "objects/info/gitsmart/pack-1.order"
+
+
+def test_the_order_is_kept_for_others(
+    kept: tuple[PackFile, Path], packed: History, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pack, place = kept
+    (place.parent.parent / "gitsmart").mkdir()
+    (place.parent / "pack-2.order").write_bytes(b"of a pack that is gone")
+    expected = [list(table) for table in pack.by_offset()]
+    assert [path.name for path in place.parent.iterdir()] == ["pack-1.order"]
+    assert place.stat().st_size == 64 + 12 * pack.count
+    checks: list[bool] = []
+    check = Entries.is_in_order
+
+    def counted(self: Entries) -> bool:
+        checks.append(check(self))
+        return checks[-1]
+
+    monkeypatch.setattr(Entries, "is_in_order", counted)
+    settled(monkeypatch)
+    for _ in range(3):
+        again = PackFile(pack.path, packed.format)
+        assert [list(table) for table in again.by_offset()] == expected
+    assert checks == [True]
+
+
+@pytest.mark.parametrize("at", [0, 8, 16, 30, 64, 70, -1, None])
+def test_an_order_that_is_not_right_is_made_anew(
+    kept: tuple[PackFile, Path], packed: History, at: int | None
+) -> None:
+    pack, place = kept
+    expected = [list(table) for table in pack.by_offset()]
+    right = place.read_bytes()
+    broken = bytearray(right)
+    if at is None:
+        del broken[-1:]
+    else:
+        broken[at] ^= 2
+    place.chmod(0o644)
+    place.write_bytes(broken)
+    again = PackFile(pack.path, packed.format)
+    assert [list(table) for table in again.by_offset()] == expected
+    assert place.read_bytes() == right
+
+
+def test_an_order_that_cannot_be_kept_is_none(kept: tuple[PackFile, Path]) -> None:
+    pack, place = kept
+    place.parent.write_bytes(b"")  # a file where the folder would be
+    assert list(pack.by_offset()[0]) == sorted(pack.offset_at(at) for at in range(pack.count))
