@@ -22,7 +22,8 @@ Bytes = bytes | bytearray | memoryview
 Numbers: TypeAlias = "array[int] | memoryview"
 """Of 4 or 8 bytes each, in the machine's order."""
 
-_LARGE: Final = 0x80000000  # offsets from here on go to the 64-bit table
+_LARGE: Final = 0x80000000  # says that the other bits are a place in the 64-bit table
+_LARGE_FROM: Final = 0x80000000  # offsets from here on go there
 _HASH_IDS: Final = {20: 1, 32: 2}
 _SLICE: Final = 1 << 16  # objects handled at a time when tables are gathered
 
@@ -99,9 +100,9 @@ def _index(
     large = array("Q")
     for part in _slices(order):
         table = [offsets[i] for i in part]
-        if max(table) >= _LARGE:
+        if max(table) >= _LARGE_FROM:
             for k, offset in enumerate(table):
-                if offset >= _LARGE:
+                if offset >= _LARGE_FROM:
                     table[k] = _LARGE | len(large)
                     large.append(offset)
         yield _big_endian("I", table)

@@ -1,14 +1,20 @@
 """Odd packs, given to our indexer and to `git index-pack --stdin`: the files are the same, or both refuse.
 
 Objects of every type, whole or as deltas by offset or by name, in any order: bases behind their deltas, bases
-in the repository, deep chains, the same object again; and packs with a wrong count, a wrong checksum, cut
-short, or with more behind their end. With the native module, with its threads, and without.
+in the repository (loose, and in packs, whole and as deltas), deep chains, the same object again, empty packs;
+and packs with a wrong count, a wrong checksum, cut short, with more behind their end, or with wrong bytes
+within. Indexes have 64-bit offsets from a limit on that is drawn as well; offsets that really need them are
+test_far_offsets.py's. With the native module, with its threads, and without.
 
-Where we are stricter than git, on purpose: what REF_DELTAs name must be in the pack once at most.
+    GITSMART_EXAMPLES=5000 python -m pytest tests/pack/test_odd_packs.py
+
+tries more of them. Where we are stricter than git, on purpose: what REF_DELTAs name must be in the pack once
+at most, and chains may have IngestLimits.delta_depth deltas.
 """
 
 import contextlib
 import io
+import os
 import random
 import shutil
 import struct
@@ -23,13 +29,14 @@ from hypothesis import strategies as st
 
 from gitsmart import native as native_module
 from gitsmart.errors import GitsmartError, PackError
-from gitsmart.pack import indexer_native
+from gitsmart.pack import indexer_native, packindex
 from gitsmart.pack.fsck import Fsck, FsckRules, severities
 from gitsmart.pack.indexer import IngestLimits, ingest_pack
 from gitsmart.pack.objects import BLOB, COMMIT, SHA1, SHA256, TAG, TREE, ObjectFormat
 from gitsmart.pack.store import ObjectStore
 from tests.pack.builder import Builder, copy, delta, insert, name_of
 
+EXAMPLES = os.environ.get("GITSMART_EXAMPLES")
 WAYS = ["native", "native, threads and files", "python"]
 
 
@@ -55,7 +62,7 @@ class Repositories:
     paths: dict[bytes, Path]
     blobs: list[bytes]
 
-    def index(self, fmt: ObjectFormat, pack: bytes, *, is_thin: bool) -> dict[str, bytes] | None:
+    def index(self, fmt: ObjectFormat, pack: bytes, *, large_from: int) -> dict[str, bytes] | None:
         """Give the files that git makes of a pack, by suffix; None: it refuses."""
         path = self.paths[fmt.name]
         source = path / "source"
@@ -63,7 +70,14 @@ class Repositories:
         before = set((path / "objects" / "pack").iterdir())
         with source.open("rb") as stdin:
             done = subprocess.run(
-                ["git", "index-pack", "--stdin", "--rev-index", *(["--fix-thin"] if is_thin else [])],
+                [
+                    "git",
+                    "index-pack",
+                    "--stdin",
+                    "--rev-index",
+                    "--fix-thin",
+                    f"--index-version=2,{large_from - 1}",
+                ],
                 cwd=path,
                 env={"PATH": "/usr/bin:/bin", "HOME": str(path), "LC_ALL": "C", "GIT_CONFIG_NOSYSTEM": "1"},
                 stdin=stdin,
@@ -80,6 +94,9 @@ class Repositories:
 def repositories(tmp_path_factory: pytest.TempPathFactory) -> Repositories:
     chance = random.Random(5)
     blobs = [chance.randbytes(chance.randrange(20, 200)) for _ in range(6)]
+    # versions of one file, which git stores as deltas of one another
+    for _ in range(4):
+        blobs.append(chance.randbytes(40) + blobs[-1] + chance.randbytes(40))
     paths = {}
     for fmt in (SHA1, SHA256):
         path = paths[fmt.name] = tmp_path_factory.mktemp("odd") / "r.git"
@@ -93,7 +110,10 @@ def repositories(tmp_path_factory: pytest.TempPathFactory) -> Repositories:
         git("init", "-q", "--bare", f"--object-format={fmt.name.decode()}")
         names = [git("hash-object", "-w", "--stdin", data=blob) for blob in blobs]
         git("pack-objects", "-q", "objects/pack/pack", data=b"".join(names[:3]))
+        checksum = git("pack-objects", "-q", "objects/pack/pack", data=b"".join(names[6:]))
         git("prune-packed", "-q")
+        rows = git("verify-pack", "-v", f"objects/pack/pack-{checksum.decode().strip()}.pack").splitlines()
+        assert any(len(row.split()) == 7 for row in rows)  # there are deltas
     return Repositories(paths, blobs)
 
 
@@ -171,7 +191,7 @@ def odd_pack(chance: random.Random, fmt: ObjectFormat, outside: list[bytes]) -> 
         parent = chance.randrange(len(objects))
         objects.append((changed(chance, objects[parent][0], fmt), parent))
     if chance.random() < 0.2:  # a deep chain
-        for _ in range(60):
+        for _ in range(chance.choice([60, 60, 60, 400])):
             objects.append((changed(chance, objects[-1][0], fmt), len(objects) - 1))
     thin = []
     if chance.random() < 0.4:
@@ -203,8 +223,10 @@ def odd_pack(chance: random.Random, fmt: ObjectFormat, outside: list[bytes]) -> 
     if chance.random() < 0.1:
         builder.whole(BLOB, chance.choice(outside))
     count = len(builder.offsets)
-    pack = builder.pack(count=count + chance.choice([0] * 12 + [-1, 1, 1000]))
     damage = chance.randrange(16)
+    if damage == 4:  # under a good checksum
+        builder.body[chance.randrange(len(builder.body))] ^= 1 << chance.randrange(8)
+    pack = builder.pack(count=count + chance.choice([0] * 12 + [-1, 1, 1000]))
     if damage == 0:
         pack = pack[: chance.randrange(len(pack))]
     elif damage == 1:
@@ -215,7 +237,11 @@ def odd_pack(chance: random.Random, fmt: ObjectFormat, outside: list[bytes]) -> 
 
 
 @pytest.mark.parametrize("how", WAYS)
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(
+    max_examples=int(EXAMPLES or 40),
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    deadline=None,
+)
 @given(seed=st.integers(0, 1 << 40))
 def test_files_are_gits_or_both_refuse(
     how: str, seed: int, repositories: Repositories, tmp_path: Path
@@ -223,7 +249,8 @@ def test_files_are_gits_or_both_refuse(
     chance = random.Random(seed)
     fmt = chance.choice([SHA1, SHA256])
     pack = odd_pack(chance, fmt, repositories.blobs)
-    theirs = repositories.index(fmt, pack, is_thin=True)
+    large_from = chance.choice([0x80000000, 0x80000000, 0x10, 0x200])
+    theirs = repositories.index(fmt, pack, large_from=large_from)
     directory = tmp_path / "quarantine"
     directory.mkdir()
     rest = memoryview(pack)
@@ -235,7 +262,8 @@ def test_files_are_gits_or_both_refuse(
         return bytes(piece)
 
     try:
-        with way(how):
+        with way(how), pytest.MonkeyPatch.context() as patch:
+            patch.setattr(packindex, "_LARGE_FROM", large_from)
             result = ingest_pack(
                 read,
                 directory,
@@ -380,7 +408,11 @@ def tree_pack(chance: random.Random, fmt: ObjectFormat) -> bytes:
     return builder.pack()
 
 
-@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(
+    max_examples=int(EXAMPLES or 80),
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    deadline=None,
+)
 @given(seed=st.integers(0, 1 << 40))
 def test_findings_and_facts_are_the_same_in_c(seed: int, tmp_path: Path) -> None:
     chance = random.Random(seed)
