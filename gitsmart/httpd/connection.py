@@ -338,6 +338,12 @@ class RequestConnection(httputil.HTTPConnection):
         self._is_lent = False  # a worker may be sending; it will learn of it if the client has gone
         self._close_callback: Callable[[], None] | None = None
 
+    def whole_body(self) -> bytes | None:
+        """Return the request's body, if all of it is here before anything of it was given to the application,
+        which still gets it; b"" when there is none.
+        """
+        return self._connection.unread_body()
+
     def set_close_callback(self, callback: Callable[[], None] | None) -> None:
         """Have `callback` called when the client leaves before the response is finished."""
         self._close_callback = callback
@@ -957,6 +963,13 @@ class _Connection:
         except ProtocolError:
             return False
         return ahead.finished
+
+    def unread_body(self) -> bytes | None:
+        """See `RequestConnection.whole_body`."""
+        body = self._body
+        if not isinstance(body, _LengthDecoder) or self._body_begun or len(self._leftover) < body.remaining:
+            return None
+        return self._leftover[: body.remaining]
 
     def watch_leaving(self, *, on: bool) -> None:
         """Have the kernel tell of the client's leaving, or not: not while a worker sends.

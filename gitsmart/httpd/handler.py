@@ -68,6 +68,8 @@ class Site:
     jobs: JobQueue | None = None
     """Where long work goes, when there are processes for it."""
     draining: bool = False
+    at_once_from: float = 0.0
+    """By `time.monotonic`: until then nothing is answered on the event loop, since the disk was slow."""
     active: set["Handler"] = field(default_factory=set)
     """Requests that have begun and not ended."""
     on_pushed: Callable[[Repository], None] | None = None

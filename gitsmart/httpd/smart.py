@@ -17,6 +17,7 @@ with nothing, so it is a 200 with an empty body, after the same checks as the re
 """
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -41,9 +42,9 @@ from gitsmart.httpd.loan import Loan
 from gitsmart.jobs import HeldChannel, JobChannel, JobQueue, relay, run_held
 from gitsmart.pack.packcache import Make, PackCache, PackKey, PackStream
 from gitsmart.pack.packfile import PackFile
-from gitsmart.repo.repository import Repository
+from gitsmart.repo.repository import NotKnown, Repository
 from gitsmart.service.advertise import ServiceName, advertise
-from gitsmart.service.channel import Channel, DecodedChannel, GzippedChannel, PeekedChannel
+from gitsmart.service.channel import Channel, DecodedChannel, GzippedChannel, PeekedChannel, WholeChannel
 from gitsmart.service.options import ServiceOptions, ServiceReport
 from gitsmart.service.receive_pack import receive_pack
 from gitsmart.service.upload_archive import upload_archive
@@ -76,6 +77,13 @@ SHORT_OBJECTS: Final = 5000
 """A clone of a repository with no more objects than this is made in a thread as well: some 100 ms."""
 
 GZIP_NOTE: Final = b"gzip"
+
+AT_ONCE_S: Final = 0.05
+"""When a few stats take longer than this, the disk is slow (or the machine): then the event loop leaves them
+to workers ..."""
+
+AT_ONCE_REST_S: Final = 10.0
+"""... for so long."""
 
 Service = Callable[[Channel], ServiceReport]
 
@@ -133,6 +141,7 @@ class SmartHandler(Handler):
         self._length: int | None = None
         self._report = ServiceReport()
         self._pushed_to: Repository | None = None
+        self._buffered = 0  # bytes of what was answered at once
         self.add_cors_headers()
 
     def set_default_headers(self) -> None:
@@ -204,6 +213,8 @@ class SmartHandler(Handler):
         if namespace:
             self.fields["namespace"] = shorten(namespace)
         authorization, remote_user = self.request.headers.get("Authorization"), self.remote_user()
+        if self._answer_at_once(authorization, remote_user, namespace):
+            return
         admit = partial(self._admit, authorization, remote_user, namespace)
         service: Service
         if self._has_little_body() and not self.site.workers.is_busy:
@@ -228,10 +239,61 @@ class SmartHandler(Handler):
         length = headers.get("Content-Length", "")
         return length.isdigit() and int(length) <= LITTLE_BODY_BYTES and "Expect" not in headers
 
-    def _admit(self, authorization: str | None, remote_user: str | None, namespace: str) -> Service:
-        """Decide, and bind; in a worker. Raises: see `admit`."""
+    def _answer_at_once(self, authorization: str | None, remote_user: str | None, namespace: str) -> bool:
+        """Answer here, on the event loop, from what is known: a few stats say that it still holds.
+
+        False, and nothing is decided: a worker has to do it. docs/decisions/0009.
+
+        Raises: see `admit`, and what the service raises.
+        """
+        site = self.site
+        began = time.monotonic()
+        if began < site.at_once_from or (authorization is not None and site.htpasswd is not None):
+            return False
+        body = self.request_at_once()
+        if body is None:
+            return False
+        channel = WholeChannel(body)
+        try:
+            service = self._admit(authorization, remote_user, namespace, known_only=True)
+            self._report = service(channel)
+        except NotKnown:
+            self.clear_header("Content-Encoding")
+            return False
+        finally:
+            if time.monotonic() - began > AT_ONCE_S:
+                site.at_once_from = time.monotonic() + AT_ONCE_REST_S
+        self.bytes_in += len(body)
+        self._buffered = len(body) + len(channel.response)
+        self.note_sent(channel.response)
+        self.finish(channel.response)
+        return True
+
+    def _whole_body(self) -> bytes | None:
+        connection = self.request.connection
+        return connection.whole_body() if isinstance(connection, RequestConnection) else None
+
+    def request_at_once(self) -> bytes | None:
+        """Return the whole of a request that may be answered at once; None: this one may not."""
+        return None
+
+    def _admit(
+        self,
+        authorization: str | None,
+        remote_user: str | None,
+        namespace: str,
+        *,
+        known_only: bool = False,
+    ) -> Service:
+        """Decide, and bind; in a worker, or with `known_only` anywhere. Raises: see `admit`."""
         actor, repo = admit(
-            self.site, self.address(), authorization, remote_user, self.repo_name, self.service
+            self.site,
+            self.address(),
+            authorization,
+            remote_user,
+            self.repo_name,
+            self.service,
+            known_only=known_only,
         )
         self.user = actor.user
         return self.bind(actor, repo.in_namespace(namespace) if namespace else repo)
@@ -328,7 +390,9 @@ class SmartHandler(Handler):
 
     def result_fields(self) -> dict[str, object]:
         fields: dict[str, object] = {"objects": self._report.objects, "refs": self._report.refs}
-        if self._exchange is not None:
+        if self._buffered:
+            fields["buffered"] = self._buffered
+        elif self._exchange is not None:
             fields["buffered"] = (
                 self._exchange.request_high_bytes
                 + self._exchange.response_high_bytes
@@ -361,6 +425,9 @@ class InfoRefs(SmartHandler):
         else:
             raise ServiceDisabled(f"Unsupported service: '{shorten(name or '')}'")
         self.fields["service"] = self.service
+
+    def request_at_once(self) -> bytes | None:
+        return b"" if self.service in HIGHEST_VERSION and self._whole_body() == b"" else None
 
     def bind(self, actor: Actor, repo: Repository) -> Service:
         self.set_header("Content-Type", f"application/x-{self.service}-advertisement")
@@ -404,6 +471,13 @@ class ServiceRpc(SmartHandler):
         if self.coding not in CODINGS and self.coding not in ("", "identity"):
             raise UnsupportedMediaType(f"content coding {shorten(self.coding)!r} is not supported")
 
+    def request_at_once(self) -> bytes | None:
+        if self.version != 2 or self.service != UPLOAD_PACK or self.coding in CODINGS:
+            return None
+        body = self._whole_body()
+        is_listing = body is not None and body.startswith(LS_REFS[4:], 4) and len(body) <= LITTLE_BODY_BYTES
+        return body if is_listing else None
+
     def bind(self, actor: Actor, repo: Repository) -> Service:
         self.set_header("Content-Type", f"application/x-{self.service}-result")
         job = Job(
@@ -419,7 +493,7 @@ class ServiceRpc(SmartHandler):
             self._pushed_to = repo
         here = partial(_serve, repo, job, self.site, self.site.options, self.note_gzip)
         queue = self.site.jobs
-        if queue is None or (self.service == RECEIVE_PACK and self._is_light_push()):
+        if queue is None or repo.is_known_only or (self.service == RECEIVE_PACK and self._is_light_push()):
             return here
         if self.service == RECEIVE_PACK:
             return partial(self._relay, queue, job, b"")
@@ -527,13 +601,24 @@ def _gzipped_ls_refs(service: Service, on_gzip: Callable[[], None], channel: Cha
 
 
 def admit(
-    site: Site, address: str, authorization: str | None, remote_user: str | None, name: str, service: str
+    site: Site,
+    address: str,
+    authorization: str | None,
+    remote_user: str | None,
+    name: str,
+    service: str,
+    *,
+    known_only: bool = False,
 ) -> tuple[Actor, Repository]:
     """Find out who is asking, find the repository, and decide. Blocking.
 
     A stranger who may do nothing learns nothing: not even which repositories there are.
 
+    Args:
+        known_only: give a repository that is known already, in the form of `Repository.known_only`.
+
     Raises:
+        NotKnown: with `known_only` alone.
         AuthenticationRequired, Forbidden, ServiceDisabled, RepositoryNotFound, RepositoryUnusable
     """
     actor = site.authenticate(address, authorization, remote_user)
@@ -547,7 +632,7 @@ def admit(
             anonymous="none",
             can_authenticate=can_authenticate,
         )
-    repo = site.root.open(name)
+    repo = site.root.open_known(name) if known_only else site.root.open(name)
     config = repo.config
     decide(
         actor,

@@ -40,6 +40,7 @@ from gitsmart.repo.refs import (
 __all__ = ["FilesRefStore", "PackedRefs"]
 
 _READ_BYTES = 4096
+_FEW = 64  # things to look at by stat: some 100 us in all
 _SETTLED_NS = (
     20_000_000  # a directory's mtime moves in ticks of up to 10 ms: younger than two can't be trusted
 )
@@ -227,6 +228,14 @@ class FilesRefStore(RefStore):
         if state.is_settled():
             self._whole = (state, peel, snapshot)
         return snapshot
+
+    def known_snapshot(self, *, peel: bool = True) -> RefSnapshot | None:
+        known = self._whole
+        if known is None or (peel and not known[1]):
+            return None
+        state = known[0]
+        is_quick = len(state.folders) + len(state.files) <= _FEW
+        return known[2] if is_quick and self._is_unchanged(state) else None
 
     def _is_unchanged(self, state: "_State") -> bool:
         """Whether everything that was looked at is as it was: a stat for each folder and each loose ref."""

@@ -197,6 +197,8 @@ class GitConfig:
 
     def __init__(self, entries: list[Entry]) -> None:
         self._entries = entries
+        self.memo: dict[str, object] = {}
+        """What others made of these values, dropped with them: of what no other thing decides."""
         self._values: dict[str, list[str | None]] = {}
         for name, value in entries:
             self._values.setdefault(name, []).append(value)

@@ -115,6 +115,16 @@ class RefStore(abc.ABC):
         """
 
     @abc.abstractmethod
+    def known_snapshot(self, *, peel: bool = True) -> RefSnapshot | None:
+        """Give what `snapshot` would, if that is known and a few stats can tell that it still holds.
+
+        Never long: None where a listing would have to be made, or dozens of things looked at.
+
+        Raises:
+            RepositoryUnusable: the refs are malformed or can't be read.
+        """
+
+    @abc.abstractmethod
     def held_oids(self) -> tuple[set[bytes], bool]:
         """The raw oids that refs and HEAD hold, whether they are there or not; and whether that is all: False
         when a ref is broken, so that nobody knows what it holds.

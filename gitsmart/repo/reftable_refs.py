@@ -79,6 +79,12 @@ class ReftableRefStore(RefStore):
         self._whole = (view, peel, snapshot, frozenset(absent))
         return snapshot
 
+    def known_snapshot(self, *, peel: bool = True) -> RefSnapshot | None:
+        known = self._whole
+        if known is None or (peel and not known[1]) or known[3] or not self.stack.is_current(known[0]):
+            return None
+        return known[2]
+
     def held_oids(self) -> tuple[set[bytes], bool]:
         tables = self.stack.view().tables
         return {record.oid for table in tables for record in table.refs() if record.oid is not None}, True

@@ -270,16 +270,18 @@ class ReftableStack:
             RepositoryUnusable: a table is malformed, missing or can't be read.
         """
         known = self._view
-        if known is not None:
-            try:
-                st = os.stat(self.directory + b"/" + LIST)
-            except OSError:
-                st = None
-            if st is not None and known.identity == _identity(st):
-                return known
+        if known is not None and self.is_current(known):
+            return known
         view = self._load(() if known is None else known.tables)
         self._view = view
         return view
+
+    def is_current(self, view: StackView) -> bool:
+        """Whether the stack still is what `view` shows: one stat."""
+        try:
+            return view.identity == _identity(os.stat(self.directory + b"/" + LIST))
+        except OSError:
+            return False
 
     def _load(self, known: Sequence[_TableFile]) -> StackView:
         have = {table.name: table for table in known}

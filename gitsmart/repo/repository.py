@@ -45,7 +45,7 @@ from gitsmart.repo.shown_tips import ShownTips
 from gitsmart.repo.worktrees import checked_out
 from gitsmart.wildmatch import is_literal, wildmatch
 
-__all__ = ["HookCommand", "Repository"]
+__all__ = ["HookCommand", "NotKnown", "Repository"]
 
 _FORMATS = {"sha1": SHA1, "sha256": SHA256}
 # Known in version 0 as well (git: setup.c handle_extension_v0()); the others only mean something in version 1
@@ -59,7 +59,15 @@ _V1_EXTENSIONS = {
     "submodulepathconfig",
 }
 _NAMED_LIMIT_BYTES = 64 << 20
+_KNOWN_REFS = 1000  # a list as long as this is gone through in less than a millisecond
 _VIEWS = 64  # of different namespaces; each holds a name for each ref that it shows
+
+
+class NotKnown(Exception):
+    """What was asked for would have to be found out first, and only what is known was wanted.
+
+    No error that a client hears of: see `Repository.known_only`.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +160,7 @@ class Repository:
         self._lenders: dict[Path, Repository] = {}  # repositories whose objects are borrowed; a few
         self.namespace = ""
         self._prefix = b""
+        self.is_known_only = False
         # these are shared with the same repository in other namespaces
         self._shown_tips: dict[bytes, ShownTips] = {}
         self._gone_refs = GoneRefs(git_dir, hex_len=self.format.hex_len)
@@ -208,6 +217,26 @@ class Repository:
         other.namespace, other._prefix = name, namespace_prefix(name)
         return other
 
+    def known_only(self) -> "Repository":
+        """Return the same repository for a caller that can't wait: the event loop.
+
+        What lists refs then raises `NotKnown` rather than read the disk; a few stats are all that it does.
+        What it gives is what the repository itself would give. `NotKnown` comes, too, from `shallow` where
+        there are any, from what looks for refs of alternates where there are any, and from `require_known`.
+        """
+        other = copy.copy(self)
+        other.is_known_only = True
+        return other
+
+    def require_known(self, work: int) -> None:
+        """Say that something is about to be made of `work` refs; nothing, for callers that can wait.
+
+        Raises:
+            NotKnown: it is `known_only`, and these are many.
+        """
+        if self.is_known_only and work > _KNOWN_REFS:
+            raise NotKnown
+
     def _head_target(self) -> bytes | None:
         """The ref that HEAD comes down to, also when unborn; None when it is detached or broken."""
         target, found = self.ref_store.resolve(b"HEAD")
@@ -215,6 +244,11 @@ class Repository:
 
     def refs(self, *, peel: bool = True) -> RefSnapshot:
         """List all refs as they are stored now; see `RefStore.snapshot`. Clients see `shown_refs`."""
+        if self.is_known_only:
+            known = self.ref_store.known_snapshot(peel=peel)
+            if known is None:
+                raise NotKnown
+            return known
         return self.ref_store.snapshot(peel=peel)
 
     def view(self, section: Section) -> RefView:
@@ -238,7 +272,10 @@ class Repository:
         view = self.view(section)
         shown = self._refs_of(view, section, peel=peel)
         if section == "uploadpack":
-            self._recent().see(view.hidden, shown)
+            recent = self._recent()
+            if self.is_known_only and not recent.has_seen(view.hidden, shown):
+                self.require_known(len(shown.refs))
+            recent.see(view.hidden, shown)
         return shown
 
     def recent_tips(self) -> frozenset[bytes]:
@@ -324,6 +361,7 @@ class Repository:
         key = (view.namespace, section)
         known = self._shown.get(key)
         if known is None or known[1] != view or known[0] is not snapshot:
+            self.require_known(len(snapshot.refs))
             # most of two listings are the same objects: to compare 100,000 takes 0.3 ms, to rename them 0.2 s
             is_same = known is not None and known[1] == view and known[0].refs == snapshot.refs
             refs = known[2].refs if known is not None and is_same else view.refs(snapshot.refs)
@@ -353,6 +391,10 @@ class Repository:
         Raises:
             RepositoryUnusable: the `shallow` file is malformed or larger than 64 MiB.
         """
+        if self.is_known_only:
+            if (self._git_dir / "shallow").exists():
+                raise NotKnown
+            return frozenset()
         return read_shallow(self._git_dir, self.format)
 
     def alternate_tips(self) -> list[bytes]:
@@ -369,6 +411,8 @@ class Repository:
         directories = self.objects.alternates()
         if not directories or "core.alternateRefsCommand" in self.config:
             return []
+        if self.is_known_only:
+            raise NotKnown
         setting = self.config.get_str("core.alternateRefsPrefixes", "")
         patterns = [os.fsencode(pattern) for pattern in setting.split()]
         folders = tuple(pattern.removesuffix(b"/") + b"/" for pattern in patterns)
@@ -394,6 +438,8 @@ class Repository:
         """
         if "core.alternateRefsCommand" not in self.config:
             return ()
+        if self.is_known_only:
+            raise NotKnown
         text = self.config.get_str("core.alternateRefsCommand", "")
         return tuple(
             self.command("/bin/sh", "-c", f'{text} "$@"', text, str(directory.parent))

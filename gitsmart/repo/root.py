@@ -37,13 +37,14 @@ from gitsmart.repo.ownership import sweep_repository
 from gitsmart.repo.ref_storage import REF_STORAGES
 from gitsmart.repo.reftable import RefRecord
 from gitsmart.repo.reftable_stack import create_stack
-from gitsmart.repo.repository import Repository
+from gitsmart.repo.repository import NotKnown, Repository
 
 __all__ = ["InvalidRepositoryName", "RepositoryExists", "RepositoryRoot"]
 
 HANDLES = 256  # each holds a few descriptors; pulled out of the air
 NESTING = 32  # folders below the root that names() looks into
 _CREATING = ".gitsmart-new-"  # no name may start so: a repository is made there and then renamed
+_DETACHED = re.compile(rb"(?:[0-9a-fA-F]{64}|[0-9a-fA-F]{40})(?:\s|\Z)")
 _FORBIDDEN_CHARS = re.compile(r"[\x00-\x1f\x7f\\]")
 
 
@@ -78,7 +79,8 @@ class RepositoryRoot:
         self.path = Path(os.path.realpath(path))
         self._server = server
         self._export_all = export_all
-        self._handles: OrderedDict[Path, tuple[object, Repository]] = OrderedDict()
+        self._base = str(self.path).rstrip("/")
+        self._handles: OrderedDict[str, tuple[object, Repository]] = OrderedDict()
         self._lock = threading.Lock()
 
     def open(self, name: str) -> Repository:
@@ -92,6 +94,21 @@ class RepositoryRoot:
         if found is None or not self._is_exported(found[1]):
             raise RepositoryNotFound("repository not found")
         return self._handle(*found)
+
+    def open_known(self, name: str) -> Repository:
+        """Give what `open` would, if it was opened before: `Repository.known_only`, after a dozen of stats.
+
+        Raises:
+            NotKnown: it wasn't, or something is different now, or there is none.
+            RepositoryUnusable: as `open`.
+        """
+        found = self._locate(name)
+        if found is None or not self._is_exported(found[1]):
+            raise NotKnown
+        known = self._current_handle(found[1], _identity(found[1]))
+        if known is None:
+            raise NotKnown
+        return known.known_only()
 
     def names(self) -> Iterator[str]:
         """Give the names of all repositories, sorted; never looks inside one, or deeper than 32 folders."""
@@ -127,7 +144,7 @@ class RepositoryRoot:
         directory = Path(self.path, *segments[:-1], stem + ".git")
         try:
             directory.parent.mkdir(parents=True, exist_ok=True)
-            if self._relative_if_servable(Path(os.path.realpath(directory.parent)) / directory.name) is None:
+            if self._relative_if_servable(f"{os.path.realpath(directory.parent)}/{directory.name}") is None:
                 raise RepositoryExists(f"{name!r} lies inside a repository, or outside the root")
             if os.path.lexists(directory):
                 raise RepositoryExists(f"{name!r} exists already")
@@ -147,7 +164,7 @@ class RepositoryRoot:
         for name in self._all_names():
             found = self._locate(name)
             if found is not None:
-                count += sweep_repository(found[1])
+                count += sweep_repository(Path(found[1]))
         for directory in self._folders(self.path, {_inode(self.path)}, NESTING):
             with contextlib.suppress(OSError), os.scandir(directory) as entries:
                 for entry in entries:
@@ -157,8 +174,11 @@ class RepositoryRoot:
 
     # Names to paths
 
-    def _locate(self, name: str) -> tuple[str, Path] | None:
-        """The repository's own name and its git directory: the only join of a peer's text and a path."""
+    def _locate(self, name: str) -> tuple[str, str] | None:
+        """The repository's own name and its git directory: the only join of a peer's text and a path.
+
+        Strings, since this is done for each request, and Path takes more time than the system calls.
+        """
         segments = _segments(name)
         if segments is None:
             return None
@@ -171,14 +191,13 @@ class RepositoryRoot:
         if last.endswith(".git") and last != ".git":
             candidates += [last[:-4], last[:-4] + "/.git"]
         try:
-            parent = Path(self.path, *folders)
-            if not parent.is_dir():
+            parent = "/".join([self._base, *folders])
+            if not os.path.isdir(parent or "/"):
                 return None
             for candidate in candidates:
-                git_dir = parent / candidate
-                if not _is_git_dir(git_dir):
+                if not _is_git_dir(f"{parent}/{candidate}"):
                     continue
-                real = self._real(git_dir)
+                real = self._real([*folders, *candidate.split("/")])
                 relative = self._relative_if_servable(real)
                 if relative is None or not self._keeps_inside(real):
                     return None
@@ -187,58 +206,53 @@ class RepositoryRoot:
             return None
         return None
 
-    def _is_exported(self, git_dir: Path) -> bool:
+    def _is_exported(self, git_dir: str) -> bool:
         """See git: http-backend.c cmd_main(), GIT_HTTP_EXPORT_ALL."""
-        return self._export_all or (git_dir / "git-daemon-export-ok").exists()
+        return self._export_all or os.path.exists(git_dir + "/git-daemon-export-ok")
 
-    def _relative_if_servable(self, real: Path) -> str | None:
+    def _relative_if_servable(self, real: str) -> str | None:
         """The name of a real path, when it is below the root and no folder above it is a repository."""
-        try:
-            parts = real.relative_to(self.path).parts
-        except ValueError:
+        if not real.startswith(self._base + "/"):
             return None
-        if parts and parts[-1] == ".git":
-            parts = parts[:-1]
-        if not parts or ".git" in parts:
+        parts = real[len(self._base) + 1 :].split("/")
+        if parts[-1] == ".git":
+            del parts[-1]
+        if not parts or not parts[-1] or ".git" in parts:
             return None
-        folder = self.path
+        folder = self._base
         for part in parts[:-1]:
-            folder = folder / part
-            if _is_git_dir(folder) or os.path.lexists(folder / ".git"):
+            folder = f"{folder}/{part}"
+            if _is_git_dir(folder) or os.path.lexists(folder + "/.git"):
                 return None
         return "/".join(parts)
 
-    def _keeps_inside(self, git_dir: Path) -> bool:
+    def _keeps_inside(self, git_dir: str) -> bool:
         """No link leads the repository's own parts out of the root."""
-        if os.path.lexists(git_dir / "commondir"):
+        if os.path.lexists(git_dir + "/commondir"):
             return False
         for part in ("objects", "refs", "reftable"):
             path = f"{git_dir}/{part}"
-            if os.path.islink(path) and self.path not in Path(os.path.realpath(path)).parents:
+            if os.path.islink(path) and not os.path.realpath(path).startswith(self._base + "/"):
                 return False
         return True
 
-    def _real(self, path: Path) -> Path:
+    def _real(self, parts: list[str]) -> str:
         """The real path of one below the root: itself, if no part of it is a link, which is quick to see."""
-        at = str(self.path)
-        for part in path.relative_to(self.path).parts:
+        at = self._base
+        for part in parts:
             at = f"{at}/{part}"
             if os.path.islink(at):
-                return Path(os.path.realpath(path))
-        return path
+                return os.path.realpath("/".join([self._base, *parts]))
+        return at
 
-    def _handle(self, name: str, git_dir: Path) -> Repository:
-        try:
-            identity = (_inode(git_dir), _inode(git_dir / "objects"))
-        except OSError:
-            raise RepositoryNotFound("repository not found") from None
+    def _handle(self, name: str, git_dir: str) -> Repository:
+        identity = _identity(git_dir)
+        current = self._current_handle(git_dir, identity)
+        if current is not None:
+            return current
         with self._lock:
             known = self._handles.get(git_dir)
-            if known is not None:
-                self._handles.move_to_end(git_dir)
-        if known is not None and known[0] == identity and known[1].is_current():
-            return known[1]
-        repository = Repository(name, git_dir, self._server)
+        repository = Repository(name, Path(git_dir), self._server)
         with self._lock:
             raced = self._handles.get(git_dir)
             if raced is not known and raced is not None and raced[0] == identity:
@@ -249,6 +263,13 @@ class RepositoryRoot:
             while len(self._handles) > HANDLES:
                 self._handles.popitem(last=False)
         return repository
+
+    def _current_handle(self, git_dir: str, identity: object) -> Repository | None:
+        with self._lock:
+            known = self._handles.get(git_dir)
+            if known is not None:
+                self._handles.move_to_end(git_dir)
+        return known[1] if known is not None and known[0] == identity and known[1].is_current() else None
 
     # Walks
 
@@ -261,7 +282,7 @@ class RepositoryRoot:
         found = []
         for name, inode in self._children(folder, above):
             path = folder / name
-            if _is_git_dir(path) or _is_git_dir(path / ".git"):
+            if _is_git_dir(f"{path}") or _is_git_dir(f"{path}/.git"):
                 found.append((name, name, inode))
             elif depth > 1 and not os.path.lexists(path / ".git"):
                 found.append((name + "/", name, inode))
@@ -273,15 +294,15 @@ class RepositoryRoot:
                 yield prefix + name
 
     @staticmethod
-    def _git_dir_of(path: Path) -> Path:
-        return Path(os.path.realpath(path if _is_git_dir(path) else path / ".git"))
+    def _git_dir_of(path: Path) -> str:
+        return os.path.realpath(path if _is_git_dir(f"{path}") else path / ".git")
 
     def _folders(self, folder: Path, above: set[tuple[int, int]], depth: int) -> Iterator[Path]:
         """`folder` and the folders below it that are no repositories."""
         yield folder
         for name, inode in self._children(folder, above):
             path = folder / name
-            if depth > 1 and not _is_git_dir(path) and not os.path.lexists(path / ".git"):
+            if depth > 1 and not _is_git_dir(f"{path}") and not os.path.lexists(path / ".git"):
                 yield from self._folders(path, above | {inode}, depth - 1)
 
     @staticmethod
@@ -389,25 +410,43 @@ def _segments(name: str) -> list[str] | None:
     return segments
 
 
-def _is_git_dir(path: Path) -> bool:
+def _is_git_dir(path: str) -> bool:
     """git: setup.c is_git_directory() and path.c validate_headref(), without following `commondir`."""
-    try:
-        if not (path / "objects").is_dir() or not (path / "refs").is_dir():
-            return False
-        head = path / "HEAD"
-        if head.is_symlink():
-            return os.readlink(head).startswith("refs/")
-        # Opening a FIFO would wait for its writer: a thread of ours, for ever
-        with open(os.open(head, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as file:
-            data = file.read(256)
-    except (OSError, ValueError):
+    if not (os.path.isdir(path + "/objects") and os.path.isdir(path + "/refs")):
         return False
+    head = path + "/HEAD"
+    try:
+        # Opening a FIFO would wait for its writer: a thread of ours, for ever
+        fd = os.open(head, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
+    except (OSError, ValueError):
+        try:
+            return os.readlink(head).startswith("refs/")
+        except (OSError, ValueError):
+            return False
+    try:
+        data = os.read(fd, 256)
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
     if data.startswith(b"ref:"):
         return data[4:].lstrip().startswith(b"refs/")
-    return re.match(rb"(?:[0-9a-fA-F]{64}|[0-9a-fA-F]{40})(?:\s|\Z)", data) is not None
+    return _DETACHED.match(data) is not None
 
 
-def _inode(path: Path) -> tuple[int, int]:
+def _identity(git_dir: str) -> object:
+    """By which a handle is known to be of this very repository.
+
+    Raises:
+        RepositoryNotFound: it has gone.
+    """
+    try:
+        return _inode(git_dir), _inode(git_dir + "/objects")
+    except OSError:
+        raise RepositoryNotFound("repository not found") from None
+
+
+def _inode(path: Path | str) -> tuple[int, int]:
     st = os.stat(path)
     return st.st_dev, st.st_ino
 

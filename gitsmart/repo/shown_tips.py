@@ -60,6 +60,11 @@ class ShownTips:
             self._gone_refs = {name: ref for name, ref in self._gone_refs.items() if now - ref[0] <= GRACE_S}
             self._tips = frozenset({*self._shown.values(), *self._gone_tips})
 
+    def has_seen(self, rules: object, snapshot: RefSnapshot) -> bool:
+        """Whether these are the refs that were shown last, so that `see` costs nothing."""
+        known = self._refs
+        return rules is self._rules and isinstance(known, tuple) and known[0] is snapshot.refs
+
     def _note(self, refs: object, snapshot: RefSnapshot, now: float) -> None:
         shown = {ref.name: ref.oid for ref in snapshot.refs}
         if snapshot.head is not None:

@@ -75,13 +75,13 @@ def write_advertisement(
     What comes behind the capabilities is encoded once for each state of the refs.
     """
     if service == "git-upload-pack" and version == 2:
-        lines = v2_capabilities(repo, read_features(repo.config, repo.format), options)
-        channel.write(b"".join([pkt(line + b"\n") for line in lines]) + FLUSH_PKT)
+        channel.write(_v2_advertisement(repo, options))
         return ServiceReport()
     report = ServiceReport()
     begin = pkt(b"version 1\n") if version == 1 else b""
     is_fetch = service == "git-upload-pack"
     snapshot = repo.shown_refs("uploadpack") if is_fetch else repo.refs(peel=False)
+    repo.require_known(len(snapshot.refs))
     capabilities = _v0_capabilities(repo, snapshot, service, options, stateless=stateless)
     tips: Sequence[bytes] = ()
     if not is_fetch:
@@ -106,6 +106,18 @@ def write_advertisement(
         channel.write(head)
         channel.write_all(tail)
     return report
+
+
+def _v2_advertisement(repo: Repository, options: ServiceOptions) -> bytes:
+    """All of it, made once for each state of the config."""
+    config = repo.config
+    known = config.memo.get("v2")
+    if isinstance(known, tuple) and known[0] is options:
+        return bytes(known[1])
+    lines = v2_capabilities(repo, read_features(config, repo.format), options)
+    advertisement = b"".join([pkt(line + b"\n") for line in lines]) + FLUSH_PKT
+    config.memo["v2"] = options, advertisement
+    return advertisement
 
 
 class _Lines:

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from gitsmart.wire.content import ContentDecoder, GzipEncoder
 
-__all__ = ["Channel", "DecodedChannel", "GzippedChannel", "PeekedChannel", "write_kept"]
+__all__ = ["Channel", "DecodedChannel", "GzippedChannel", "PeekedChannel", "WholeChannel", "write_kept"]
 
 _GZIP = "gzip"
 _AT_ONCE_BYTES = 256 << 10
@@ -66,6 +66,41 @@ class Channel(Protocol):
     def keepalive(self, packet: bytes, interval_s: float) -> None:
         """From now on send `packet` whenever nothing was sent for `interval_s`; b"" switches it off."""
         ...
+
+
+class WholeChannel:
+    """A channel of a request that is here as a whole, and of a response that is kept till its end: for short
+    services that nobody else feeds or drains. `response` holds what was written.
+    """
+
+    def __init__(self, request: bytes) -> None:
+        self._request = request
+        self.response = b""
+
+    def read(self, n: int) -> bytes:
+        """See `Channel.read`."""
+        data, self._request = self._request[:n], self._request[n:]
+        return data
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """See `Channel.write`."""
+        self.response += data
+
+    def write_all(self, parts: Sequence[bytes | memoryview]) -> None:
+        """See `Channel.write_all`."""
+        self.response += b"".join(parts)
+
+    def flush(self) -> None:
+        """Nothing: the response goes out as a whole."""
+
+    def promise(self, size: int) -> None:
+        """Nothing: how long it is is known when it is sent."""
+
+    def check(self) -> None:
+        """Nothing: nobody can have gone meanwhile."""
+
+    def keepalive(self, packet: bytes, interval_s: float) -> None:
+        """Nothing: there is no silence."""
 
 
 class DecodedChannel:

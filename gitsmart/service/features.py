@@ -76,15 +76,18 @@ class Features:
 
 
 def read_features(config: GitConfig, fmt: ObjectFormat) -> Features:
-    """Read the features from a repository's config.
+    """Read the features from a repository's config: once for each state of it.
 
     Raises:
         RepositoryUnusable: a value is malformed; where git would die.
     """
+    known = config.memo.get("features")
+    if isinstance(known, Features):
+        return known
     unborn = config.get_str("lsrefs.unborn", "advertise")
     if unborn not in _UNBORN:
         raise RepositoryUnusable(f"invalid value for 'lsrefs.unborn': {unborn!r}")
-    return Features(
+    features = config.memo["features"] = Features(
         filter=config.get_bool("uploadpack.allowFilter", True),
         ref_in_want=config.get_bool("uploadpack.allowRefInWant", True),
         sideband_all=config.get_bool("uploadpack.allowSidebandAll", False),
@@ -97,6 +100,7 @@ def read_features(config: GitConfig, fmt: ObjectFormat) -> Features:
         promisor_remotes=_read_promisor_remotes(config),
         keepalive_s=config.get_int("uploadpack.keepAlive"),
     )
+    return features
 
 
 def _read_promisor_remotes(config: GitConfig) -> dict[bytes, bytes]:

@@ -39,8 +39,11 @@ def ls_refs(repo: Repository, channel: Channel, request: LsRefsRequest) -> int:
     answers = _answers_of(snapshot)
     answer = answers.get(request)
     if answer is None:
+        if ("lines", request.peel, request.symrefs) not in snapshot.memo:
+            repo.require_known(len(snapshot.refs))
         answer = _answer(snapshot, request)
         answers.put(request, answer)
+    repo.require_known(answer.listed)
     write_kept(channel, answer.body, answer.kept)
     return answer.listed
 
