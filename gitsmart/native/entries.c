@@ -195,6 +195,13 @@ uint32_t gs_place_of(const gs_entries *pack, const uint8_t *name)
     return GS_NOWHERE;
 }
 
+/* As gs_place_of, for an index by itself; `fan` as in gs_entries, `name` of `raw_len` bytes. */
+GS_API uint32_t gs_find_place(const uint8_t *names, const uint32_t *fan, uint32_t raw_len, const uint8_t *name)
+{
+    gs_entries pack = {.names = names, .fan = fan, .raw_len = raw_len};
+    return gs_place_of(&pack, name);
+}
+
 /* How many entries come before the one of that name; GS_NOWHERE if it is not there. */
 uint32_t gs_rank_of_name(const gs_entries *pack, const uint8_t *name)
 {

@@ -24,9 +24,22 @@ from typing import Final
 
 from gitsmart.native import Function, address_of, function, new_bytes
 
-__all__ = ["ASK", "DONE", "FULL", "ORPHAN", "RUN", "Copier", "Entries", "Malformed", "Part"]
+__all__ = [
+    "ASK",
+    "DONE",
+    "FULL",
+    "NOWHERE",
+    "ORPHAN",
+    "RUN",
+    "Copier",
+    "Entries",
+    "Malformed",
+    "Part",
+    "place_of",
+]
 
 DONE, FULL, RUN, ORPHAN, ASK, _ROOM = 0, 1, 2, 3, 4, 5
+NOWHERE: Final = 0xFFFFFFFF
 
 
 class Malformed(ValueError):
@@ -85,6 +98,9 @@ _check_order: Function = function("gs_check_order", c_int32, POINTER(_Entries), 
 _mark: Function = function(
     "gs_mark_names", c_int64, POINTER(_Entries), c_char_p, c_size_t, c_void_p, c_void_p, long=True
 )
+place_of: Function = function("gs_find_place", c_uint32, c_void_p, c_void_p, c_uint32, c_char_p)
+"""Takes the addresses of an index's names and of its fan-out (257 numbers of 4 bytes), the length of a name,
+and a name; gives its place, or NOWHERE."""
 _names: Function = function(
     "gs_names_of", c_int64, POINTER(_Entries), c_char_p, c_char_p, c_size_t, long=True
 )

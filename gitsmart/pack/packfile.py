@@ -30,7 +30,8 @@ from pathlib import Path
 
 from gitsmart import native
 from gitsmart.errors import LimitExceeded, PackError
-from gitsmart.native.entries import Entries, Malformed
+from gitsmart.native import address_of
+from gitsmart.native.entries import NOWHERE, Entries, Malformed, place_of
 from gitsmart.pack.delta import apply_delta, delta_sizes
 from gitsmart.pack.inflate import InflateError, decompressobj, inflate
 from gitsmart.pack.mapping import map_file
@@ -176,6 +177,8 @@ class PackFile:
             self._large = memoryview(b"")
         self._v2 = v2
         self._fan: tuple[int, ...] = fan
+        self._fan_table = array("I", fan)
+        self._names_at, self._fan_at = address_of(self._names), self._fan_table.buffer_info()[0]
         # Names are hashes, so their places are known by proportion. A bucket of n strays by sqrt(n)/2 at
         # most.
         self._stray = 8 + 2 * isqrt(max(map(int.__sub__, islice(fan, 1, None), fan)))
@@ -197,6 +200,9 @@ class PackFile:
         raw_len = self.format.raw_len
         if len(raw_oid) != raw_len:
             return None
+        if native.available:
+            place: int = place_of(self._names_at, self._fan_at, raw_len, raw_oid)
+            return None if place == NOWHERE else place
         first = raw_oid[0]
         low, high = self._fan[first], self._fan[first + 1]
         stray = self._stray

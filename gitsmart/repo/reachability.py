@@ -21,7 +21,7 @@ from collections.abc import Callable, Collection, Iterable
 from itertools import islice
 
 from gitsmart.errors import ObjectMissing, PackError
-from gitsmart.pack.bitmap import bitmaps_of
+from gitsmart.pack.bitmap import Bitmaps, bitmaps_of
 from gitsmart.pack.ewah import combine, count
 from gitsmart.pack.objects import COMMIT, TAG, TREE, Commit, to_hex, to_raw
 from gitsmart.pack.oidset import OidSet
@@ -111,6 +111,7 @@ class Reachability:
         self._state: tuple[frozenset[bytes], _Proven] = (frozenset(), _Proven())
         # By bitmaps: the map and tips that they are of, bits, and what is in no pack
         self._by_bits: tuple[PackMap, frozenset[bytes], bytes, Collection[bytes]] | None = None
+        self._by_first: tuple[PackMap, bytes, bytes] | None = None
         self._forget()
 
     def _forget(self) -> None:
@@ -174,7 +175,7 @@ class Reachability:
             tick(0)
         try:
             if not shallow:
-                unreached = self._unreached_by_bits(tips, asked, tick)
+                unreached = self._unreached_by_bits(tips, first, asked, tick)
                 if unreached is not None:
                     return unreached
             if tips != self._state[0]:
@@ -190,7 +191,9 @@ class Reachability:
         finally:
             self._lock.release()
 
-    def _unreached_by_bits(self, tips: frozenset[bytes], asked: set[bytes], tick: Tick) -> set[bytes] | None:
+    def _unreached_by_bits(
+        self, tips: frozenset[bytes], first: bytes | None, asked: set[bytes], tick: Tick
+    ) -> set[bytes] | None:
         """Answer by bitmaps; None when there are none."""
         bitmaps = bitmaps_of(self._store)
         if not bitmaps:
@@ -198,6 +201,9 @@ class Reachability:
         whole = bitmaps.map
         known = self._by_bits
         if known is None or known[0] is not whole or known[1] != tips:
+            if first in tips and self._are_below(whole, bitmaps, first, asked, tick):
+                # As is most of what is asked for; the bits of a thousand tips take longer
+                return set()
             reach = Reach(self._store, whole, bitmaps, tick=tick)
             targets: list[tuple[bytes, int]] = []
             tags: set[bytes] = set()
@@ -220,6 +226,26 @@ class Reachability:
             for raw_oid, number in zip(wanted, whole.numbers_of(wanted), strict=True)
             if number is None or not bits[number >> 3] >> (number & 7) & 1
         }
+
+    def _are_below(
+        self, whole: PackMap, bitmaps: Bitmaps, tip: bytes, asked: Collection[bytes], tick: Tick
+    ) -> bool:
+        """Tell by bitmaps whether one tip leads to all that is asked for."""
+        known = self._by_first
+        if known is None or known[0] is not whole or known[1] != tip:
+            target = self._peel(tip)
+            if target is None:
+                return False
+            reach = Reach(self._store, whole, bitmaps, tick=tick)
+            try:
+                reach.add([target], missing_ok=True)
+            except (BrokenError, PackError):
+                return False
+            known = self._by_first = (whole, tip, reach.bits())
+        bits = known[2]
+        return all(
+            number is not None and bits[number >> 3] >> (number & 7) & 1 for number in whole.numbers_of(asked)
+        )
 
     # -- the state of the refs
 

@@ -160,10 +160,12 @@ class PackPlan:
         roots = {*self.wants, *selection.among(self.tags)}
         if base is not None:
             roots |= {root for root in base.roots if root in self.tags}
+        # What nothing is built on needs no names: to sort them takes as long as to send the pack.
+        is_base = not self.common
         return Facts(
             count=stats.objects,
-            new=len(selection),
-            names=selection.sorted_names(),
+            new=len(selection) if is_base else 0,
+            names=selection.sorted_names() if is_base else (),
             roots=roots,
             stats=(
                 stats.objects,

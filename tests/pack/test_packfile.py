@@ -106,6 +106,7 @@ def test_as_git_reads_it(
     assert {pack.name_at(position) for position in pack.positions_in(wanted)} == wanted
 
 
+@pytest.mark.usefixtures("native")
 def test_misses(packed: History) -> None:
     (pack,) = packed.store().packs()
     rng = random.Random(1)
@@ -118,6 +119,7 @@ def test_misses(packed: History) -> None:
         assert pack.offset_of(near) is None
 
 
+@pytest.mark.usefixtures("native")
 @pytest.mark.parametrize("clustered", [False, True], ids=["spread", "clustered"])
 def test_lookup_of_many_names(tmp_path: Path, clustered: bool) -> None:
     # Made by hand, so as to have many names, and names that are unlike hashes; entries are one empty blob

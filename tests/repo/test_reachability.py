@@ -320,3 +320,21 @@ def test_bitmaps_tell_it_all_at_once(repo: Repo, native: bool) -> None:
     repo.run("update-ref", "refs/heads/main", "main~3")
     assert repo.unreached(*asked) == asked - repo.reached() >= fresh
     assert repo.expanded == 0
+
+
+def test_bitmaps_of_head_come_first(repo: Repo, native: bool) -> None:
+    repo.run("repack", "-adb")
+    repo.store.refresh()
+    head = repo.run("rev-parse", "main").encode()
+    rows = repo.run("rev-list", "--objects", "--no-object-names", "main").split()
+    below = {bytes.fromhex(row) for row in rows}
+    # One by one: what HEAD leads to, what others do, and what none does
+    for raw_oid in sorted(repo.all_objects()):
+        assert repo.unreached(raw_oid, first=head) == {raw_oid} - repo.reached()
+    assert repo.reached() - below
+    repo.run("update-ref", "refs/heads/main", "main~3")
+    asked = sorted(below)
+    assert repo.unreached(*asked, first=head) == below - repo.reached()  # it is no tip any more
+    head = repo.run("rev-parse", "main").encode()
+    for raw_oid in asked:
+        assert repo.unreached(raw_oid, first=head) == {raw_oid} - repo.reached()
