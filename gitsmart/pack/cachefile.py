@@ -58,6 +58,8 @@ _HEAD = struct.Struct(">8sIIQQ32s12sI32sQ")
 _STATE_AT, _PROGRESS_AT, _STATIC_AT = 8, 16, 32
 _FOOTER = struct.Struct(">QQ8Q")
 _HASH_BYTES = 1 << 20
+_TOUCHED_NS = 1_000_000_000
+"""Times of use are noted to the second."""
 
 
 class State:
@@ -352,7 +354,9 @@ class CacheFile:
         """Note that it was used just now: by the time of access, for eviction."""
         with contextlib.suppress(OSError):
             stat = os.fstat(self.fd)
-            os.utime(self.fd, ns=(max(stat.st_atime_ns, time.time_ns()), stat.st_mtime_ns))
+            now = time.time_ns()
+            if stat.st_atime_ns < now - _TOUCHED_NS:
+                os.utime(self.fd, ns=(now, stat.st_mtime_ns))
 
     # -- data
 

@@ -34,6 +34,7 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Final, Self
 
@@ -80,7 +81,7 @@ class _Abandoned(Disconnected):
     """Nobody reads what is being made."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class PackKey:
     """What decides a pack's bytes."""
 
@@ -94,12 +95,12 @@ class PackKey:
     tags: frozenset[bytes] = frozenset()
     """Raw oids of the tags that go along if what they name is sent ("include-tag"), wants left out."""
 
-    @property
+    @cached_property
     def shape_digest(self) -> str:
         """A name for the shape."""
         return hashlib.sha256(self.format.name + b"\0" + self.shape).hexdigest()[:16]
 
-    @property
+    @cached_property
     def digest(self) -> bytes:
         """32 bytes that stand for all of it."""
         digest = hashlib.sha256()
@@ -109,7 +110,7 @@ class PackKey:
             digest.update(part)
         return digest.digest()
 
-    @property
+    @cached_property
     def directory(self) -> str:
         """The name of the repository's directory in the cache."""
         return hashlib.sha256(self.repository).hexdigest()[:32]

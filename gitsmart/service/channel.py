@@ -242,6 +242,5 @@ def write_kept(channel: Channel, body: bytes, kept: dict[str, bytes]) -> None:
     if len(body) < _AT_ONCE_BYTES:
         channel.write(body)
     else:
-        channel.write(body[:4096])
-        channel.flush()  # the connection can be lent once the response has begun
+        channel.write(body[:4096])  # the connection can be lent once the response has begun
         channel.write_all([memoryview(body)[4096:]])

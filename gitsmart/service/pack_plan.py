@@ -12,7 +12,7 @@ can't be reached any more: a base with a root that is gone is no base.
 What is sent is what `select_objects` gives; who may ask for it was decided before (wants.py).
 """
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import chain, compress
 from typing import Protocol
@@ -66,7 +66,7 @@ class PackPlan:
     def is_cacheable(self) -> bool:
         """Whether somebody else is likely to ask for the same."""
         spec = self.request.filter
-        return not self.request.uri_protocols and not (spec and _is_sparse(spec)) and self._has_commit()
+        return not self.request.uri_protocols and not (spec and _is_sparse(spec)) and self._are_commits(any)
 
     @property
     def is_shared(self) -> bool:
@@ -78,17 +78,14 @@ class PackPlan:
         shallow, spec = self.shallow, self.request.filter
         if self.common or shallow.boundary or shallow.client_shallow or shallow.extra_uninteresting:
             return False
-        return spec is None or (_only_grows(spec) and self._kinds() == {COMMIT})
+        return spec is None or (_only_grows(spec) and self._are_commits(all))
 
-    def _has_commit(self) -> bool:
-        return COMMIT in self._kinds()
-
-    def _kinds(self) -> set[int]:
-        """The types of what is wanted, behind tags; none where one of them is missing."""
+    def _are_commits(self, how_many: Callable[[Iterable[bool]], bool]) -> bool:
+        """Whether any of the wants leads to a commit, or all do."""
         try:
-            return {self.repo.objects.peel(want)[2] for want in self.wants}
+            return how_many(self.repo.objects.peel(want)[2] == COMMIT for want in self.wants)
         except (ObjectMissing, PackError):
-            return set()
+            return False
 
     def key(self) -> PackKey:
         """Return what the cache knows the pack by."""

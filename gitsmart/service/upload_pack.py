@@ -637,8 +637,6 @@ class _UploadPack:
             self._is_in_bare_pack = True
             if stream.total_bytes is not None:
                 self._channel.promise(stream.total_bytes)
-                if stream.total_bytes >= _DIRECT_BYTES:
-                    self._channel.flush()
             while (data := stream.read(_STREAM_BYTES, _LOOK_S)) is None or data:
                 if data is None:
                     self._channel.check()
@@ -663,17 +661,21 @@ class _UploadPack:
         self._promised = len(begin) + frames.wire_bytes + len(end)
         self._channel.promise(self._promised)
         self._channel.write(begin)
-        if size >= _DIRECT_BYTES:
-            self._channel.flush()  # the connection can be lent once the response has begun
         self._promised -= len(begin)
-        while (data := stream.read(_STREAM_BYTES, _LOOK_S)) is None or data:
-            parts = [] if data is None else frames.frame(data)
-            if parts:
-                self._promised -= sum(map(len, parts))
-                self._channel.write_all(parts)
-            else:
+        while self._promised:
+            data = stream.read(_STREAM_BYTES, _LOOK_S)
+            if data is None:
                 self._channel.check()
-        self._channel.write(end)
+                continue
+            if not data:
+                raise PackError("a pack is shorter than it was")
+            parts = frames.frame(data)
+            left = self._promised - sum(map(len, parts))
+            if left == len(end):  # with the last of the pack, which spares a wake-up and a packet
+                parts.append(end)
+                left = 0
+            self._promised = left
+            self._channel.write_all(parts)
 
     def _send_stream(self, stream: PackStream, band: SideBandWriter, progress: "_Progress") -> None:
         """Send a pack as it comes from the cache."""

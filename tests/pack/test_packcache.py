@@ -366,7 +366,7 @@ OTHER = """
 import sys, time
 from pathlib import Path
 from gitsmart.pack.packcache import PackCache
-from tests.pack.test_packcache import KEY, Maker, open_stream, read
+from tests.pack.test_packcache import KEY, Maker, open_stream, read, settle
 def gate(at):
     if at == 3_000_000:
         print("halfway", flush=True)
@@ -376,6 +376,7 @@ cache = PackCache(Path(sys.argv[1]), limit_bytes=100 << 20, repository_bytes=50 
 maker = Maker(gate=gate)
 with open_stream(cache, maker) as stream:
     assert read(stream) == maker.pack
+settle()  # the file is in place
 print(maker.calls, flush=True)
 """
 
