@@ -34,10 +34,9 @@ from gitsmart import config as configuration
 from gitsmart import native
 from gitsmart.access.credentials import HtpasswdFile
 from gitsmart.access.rules import Anonymous
-from gitsmart.budget import Budget
 from gitsmart.config import Config
 from gitsmart.errors import ConfigError, Disconnected, GitsmartError
-from gitsmart.httpd.connection import HTTPServer, PaceLimits
+from gitsmart.httpd.connection import HTTPServer
 from gitsmart.httpd.handler import NotFound, Site
 from gitsmart.httpd.routes import GIT_ROUTES, SERVER_ROUTES, rules
 from gitsmart.httpd.smart import perform
@@ -127,8 +126,7 @@ def _config_of(root: str | Path | Config, anonymous: Anonymous, htpasswd: str | 
 
 
 def _make_site(config: Config, *, loopback: bool, processes: int = 1, jobs: JobQueue | None = None) -> Site:
-    limits, push = config.limits, config.push
-    budget = Budget(-(-limits.memory_bytes // processes))
+    limits = config.limits
     try:
         namespace_prefix(config.server.namespace)
     except ValueError as error:
@@ -137,7 +135,6 @@ def _make_site(config: Config, *, loopback: bool, processes: int = 1, jobs: JobQ
         config=config,
         root=_make_root(config),
         workers=Workers(threads=-(-limits.workers // processes), idle_timeout_s=limits.idle_timeout_s),
-        processes=processes,
         jobs=jobs,
         options=ServiceOptions(
             keepalive_s=limits.keepalive_s,
@@ -145,31 +142,22 @@ def _make_site(config: Config, *, loopback: bool, processes: int = 1, jobs: JobQ
             fetch_bytes=limits.request_bytes,
             push_lines=limits.request_lines,
             push_bytes=limits.request_bytes,
-            push_refs=push.refs,
-            reachable=push.reachable,
-            archive_entries=limits.archive_entries,
-            tree_depth=limits.tree_depth,
-            budget=budget,
             ingest=IngestLimits(
-                pack_bytes=push.pack_bytes or None,
-                objects=push.pack_objects,
-                object_bytes=push.object_bytes,
-                structure_bytes=push.structure_bytes,
-                delta_bytes=push.delta_bytes,
-                delta_depth=push.delta_depth,
-                inflate_ratio=push.inflate_ratio,
-                reserve_bytes=push.reserve_bytes,
-                budget=budget,
+                pack_bytes=config.push.pack_bytes or None,
+                objects=config.push.pack_objects,
+                object_bytes=config.push.object_bytes,
+                structure_bytes=config.push.structure_bytes,
+                delta_bytes=config.push.delta_bytes,
+                delta_depth=config.push.delta_depth,
             ),
-            detect_collisions=push.detect_collisions,
-            hook_timeout_s=push.hook_timeout_s,
+            detect_collisions=config.push.detect_collisions,
+            hook_timeout_s=config.push.hook_timeout_s,
             hook_environ={name: os.environ[name] for name in HOOK_ENVIRON if name in os.environ},
             pack_cache=_pack_cache(config),
         ),
         anonymous=config.anonymous(loopback=loopback),
         htpasswd=HtpasswdFile(Path(config.access.htpasswd)) if config.access.htpasswd else None,
         trusted_proxies=config.networks(),
-        hosts=config.hosts(loopback=loopback),
     )
 
 
@@ -249,7 +237,7 @@ async def _serve(
     shares_sockets: bool,
 ) -> bool:
     """Accept connections until `stopping`, then drain, but no longer than until `at_once`; see `serve`."""
-    limits, processes = site.config.limits, site.processes
+    limits = site.config.limits
     server = HTTPServer(
         _application(site),
         head_limits=HeadLimits(
@@ -259,10 +247,6 @@ async def _serve(
         idle_timeout_s=limits.connection_idle_s,
         body_timeout_s=limits.idle_timeout_s,
         write_timeout_s=limits.idle_timeout_s,
-        body_pace=_pace(limits, limits.body_s),
-        write_pace=_pace(limits, limits.reply_s),
-        connections=-(-limits.connections // processes),
-        connections_per_address=-(-limits.connections_per_address // processes),
         shares_sockets=shares_sockets,
     )
     server.add_sockets(sockets)
@@ -275,10 +259,6 @@ async def _serve(
     await upkeep.stop(CUT_OFF_S)
     site.workers.close()
     return site.workers.join(CUT_OFF_S)
-
-
-def _pace(limits: configuration.Limits, total_s: float) -> PaceLimits:
-    return PaceLimits(idle_s=limits.idle_timeout_s, least_rate=limits.least_rate, total_s=total_s)
 
 
 def _announce(

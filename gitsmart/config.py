@@ -52,11 +52,6 @@ PositiveSeconds = Annotated[float, Meta(gt=0, le=86400, description="seconds, ab
 Count = Annotated[int, Meta(ge=1, le=1 << 62, description="an integer of 1 or more")]
 CountOrNone = Annotated[int, Meta(ge=0, le=1 << 62, description="an integer of 0 (no limit) or more")]
 Threads = Annotated[int, Meta(ge=1, le=4096, description="an integer from 1 to 4096")]
-Hosts = Annotated[
-    tuple[str, ...],
-    Meta(description='a list of host names and addresses, such as ["git.example.org", "[::1]"], or ["auto"]'),
-]
-SwitchOrAuto = Annotated[Literal["auto"] | bool, Meta(description='true, false or "auto"')]
 Processes = Annotated[
     Literal["auto"] | Annotated[int, Meta(ge=1, le=64)],
     Meta(description='"auto", or an integer from 1 to 64'),
@@ -103,8 +98,6 @@ class Access(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     anonymous: AnonymousOrAuto = "auto"
     htpasswd: OptionalPath = ""
     realm: Realm = "git"
-    failed_logins: CountOrNone = 20
-    hosts: Hosts = ("auto",)
     trusted_proxies: Addresses = ()
     proxy_namespace: Switch = False
 
@@ -119,48 +112,28 @@ class Http(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """[limits]: how much, how long."""
 
-    connections: Count = 8192
-    connections_per_address: Count = 256
     head_fields: Count = 200
     head_bytes: Count = 64 << 10
     head_line_bytes: Count = 16 << 10
     head_s: PositiveSeconds = 30.0
     connection_idle_s: PositiveSeconds = 75.0
-    requests: Threads = 512
     workers: Threads = 64
-    repository_workers: Threads = 16
-    address_requests: Threads = 64
-    queue: Threads = 256
-    queue_s: PositiveSeconds = 600.0
     idle_timeout_s: PositiveSeconds = 120.0
-    least_rate: CountOrNone = 200
-    body_s: PositiveSeconds = 43200.0
-    reply_s: PositiveSeconds = 43200.0
-    work_s: PositiveSeconds = 3600.0
     keepalive_s: Seconds = 5.0
-    body_bytes: Count = 128 << 20
     request_lines: Count = 1_000_000
     request_bytes: Count = 64 << 20
-    memory_bytes: Count = 1 << 30
     inflate_ratio: Count = 100
-    archive_entries: Count = 2_000_000
-    tree_depth: Count = 2048
 
 
 class Push(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """[push]: what may come in."""
 
-    refs: Count = 250_000
-    body_bytes: CountOrNone = 0
     pack_bytes: CountOrNone = 0
     pack_objects: Count = 20_000_000
     object_bytes: Count = 4 << 30
     structure_bytes: Count = 64 << 20
     delta_bytes: Count = 512 << 20
     delta_depth: Count = 4095
-    inflate_ratio: Count = 1000
-    reserve_bytes: CountOrNone = 256 << 20
-    reachable: SwitchOrAuto = "auto"
     detect_collisions: Switch = True
     hook_timeout_s: PositiveSeconds = 600.0
 
@@ -205,20 +178,6 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         """`access.trusted_proxies`, parsed."""
         return tuple(_network(text) for text in self.access.trusted_proxies)
 
-    def hosts(self, *, loopback: bool) -> tuple[str, ...] | None:
-        """The names that this server may be called by, in lower case; None: any. `loopback`: as below.
-
-        "auto" is for who listens on loopback addresses only and lets anybody write: a page of any web site
-        could make its visitors' browsers push, once the site's name leads to 127.0.0.1 (DNS rebinding).
-        """
-        names = [name.lower() for name in self.access.hosts if name != "auto"]
-        if "auto" in self.access.hosts:
-            if not loopback or self.anonymous(loopback=loopback) != "write":
-                return tuple(names) or None
-            host = self.server.host.lower()
-            names += ["localhost", "*.localhost", "127.0.0.1", "[::1]", f"[{host}]" if ":" in host else host]
-        return tuple(dict.fromkeys(names))
-
     def can_authenticate(self) -> bool:
         """Whether there is any way for a user to have a name."""
         return bool(self.access.htpasswd or self.access.trusted_proxies)
@@ -260,9 +219,6 @@ _NOT_FOR_ALL = re.compile(
     r"extensions\..*|include\..*|includeif\..*|core\.(bare|worktree|repositoryformatversion)", re.IGNORECASE
 )
 """What says what one repository is, or where more of its config is (repo/gitconfig.py)."""
-
-_HOST = re.compile(r"auto|\*\.[a-z0-9.-]+|[a-z0-9._-]+|\[[0-9a-f:.]+\]", re.IGNORECASE)
-"""A name without its port, `*.` and a name for all below it, or an IPv6 address in brackets."""
 
 _ORIGIN = re.compile(r"\*|https?://[a-z0-9.:\[\]-]+")
 """As browsers send it: scheme and host in lower case, no path (RFC 6454 section 6.2)."""
@@ -374,10 +330,6 @@ def _check(section: str, key: str, value: object, where: str) -> object:
     try:
         checked: object = msgspec.convert(value, hint)
         if hint is Origins and not all(map(_ORIGIN.fullmatch, checked if isinstance(checked, tuple) else ())):
-            raise ValueError
-        if hint is Hosts and not (
-            checked and all(map(_HOST.fullmatch, checked if isinstance(checked, tuple) else ()))
-        ):
             raise ValueError
         if hint is Addresses:
             for text in checked if isinstance(checked, tuple) else ():

@@ -3,7 +3,6 @@
     GitsmartError
     ├── ProtocolError            the peer's bytes break a grammar (HTTP framing, pkt-line, a command)
     │   └── LimitExceeded        well formed, but more than is allowed
-    │       └── TookTooLong      it keeps us busy for longer than is allowed
     ├── Disconnected             the peer has gone; nobody is listening any more
     │   └── TimedOut             the peer was silent, or did not read, for too long
     ├── PackError                a pack is malformed, or not what it claims to be
@@ -16,11 +15,7 @@
     │   ├── AuthenticationRequired
     │   └── Forbidden
     ├── Unavailable              we can't now (draining, queue full, disk full); later may be better
-    │   └── TooManyRequests      ... because this peer alone asks for so much
     └── ConfigError              our own configuration is wrong
-
-An error of a limit that has a name in the configuration carries it as `setting`, which the request's log line
-tells.
 
 `str(error)` is safe to send to the peer: facts in lower case, no server paths, peers' values quoted.
 Only `httpd/errors.py` knows which HTTP status each becomes.
@@ -42,8 +37,6 @@ __all__ = [
     "RepositoryUnusable",
     "ServiceDisabled",
     "TimedOut",
-    "TooManyRequests",
-    "TookTooLong",
     "Unavailable",
 ]
 
@@ -57,22 +50,7 @@ class ProtocolError(GitsmartError):
 
 
 class LimitExceeded(ProtocolError):
-    """A request is well formed, but asks for more than is allowed.
-
-    Args:
-        setting: the option that is the limit, as `push.pack_objects`; "" for one that is none.
-    """
-
-    def __init__(self, text: str = "", *, setting: str = "") -> None:
-        super().__init__(text)
-        self.setting = setting
-
-
-class TookTooLong(LimitExceeded):
-    """A request keeps us at work for longer than is allowed."""
-
-    def __init__(self, text: str = "", *, setting: str = "limits.work_s") -> None:
-        super().__init__(text, setting=setting)
+    """A request is well formed, but asks for more than is allowed."""
 
 
 class Disconnected(GitsmartError):
@@ -120,21 +98,7 @@ class Forbidden(AccessError):
 
 
 class Unavailable(GitsmartError):
-    """Can't be done now (draining, queue full, disk full); later may be better.
-
-    Args:
-        setting: the option that is the limit, if it is one.
-        retry_after_s: when to come again.
-    """
-
-    def __init__(self, text: str = "", *, setting: str = "", retry_after_s: int = 10) -> None:
-        super().__init__(text)
-        self.setting = setting
-        self.retry_after_s = retry_after_s
-
-
-class TooManyRequests(Unavailable):
-    """This peer alone asks for more than its share; later may be better."""
+    """Can't be done now (draining, queue full, disk full); later may be better."""
 
 
 class ConfigError(GitsmartError):

@@ -73,10 +73,6 @@ def test_file_is_read_and_flags_win(write: Writer) -> None:
             ["http.cors_origins", "origins"],
             id="origin",
         ),
-        pytest.param('[access]\nhosts = ["a/b"]\n', ["access.hosts", "'a/b'", "host names"], id="host"),
-        pytest.param("[access]\nhosts = []\n", ["access.hosts", "host names"], id="no host"),
-        pytest.param("[push]\nreachable = 1\n", ["push.reachable", "1", '"auto"'], id="switch or auto"),
-        pytest.param("[limits]\nqueue = 0\n", ["limits.queue", "0", "1 to 4096"], id="no queue"),
         pytest.param("[server\n", ["not TOML"], id="syntax"),
     ],
 )
@@ -120,32 +116,6 @@ def test_what_anonymous_users_may_do(
     flags: dict[str, tuple[str, object]], loopback: bool, expected: str
 ) -> None:
     assert config.load(flags=flags).anonymous(loopback=loopback) == expected
-
-
-@pytest.mark.parametrize(
-    ("flags", "loopback", "expected"),
-    [
-        pytest.param({}, False, None, id="others can connect"),
-        pytest.param({"access.htpasswd": ("f", "users")}, True, None, id="who writes has a name"),
-        pytest.param(
-            {"server.host": ("f", "::1")},
-            True,
-            ("localhost", "*.localhost", "127.0.0.1", "[::1]"),
-            id="anybody writes on loopback",
-        ),
-        pytest.param(
-            {"access.hosts": ("f", ["Git.Example", "auto"])},
-            True,
-            ("git.example", "localhost", "*.localhost", "127.0.0.1", "[::1]"),
-            id="and one more",
-        ),
-        pytest.param({"access.hosts": ("f", ["*.example.org"])}, False, ("*.example.org",), id="said so"),
-    ],
-)
-def test_names_a_server_answers_to(
-    flags: dict[str, tuple[str, object]], loopback: bool, expected: tuple[str, ...] | None
-) -> None:
-    assert config.load(flags=flags).hosts(loopback=loopback) == expected
 
 
 def test_networks_in_ipv6_clothes_are_what_peers_are_compared_with() -> None:

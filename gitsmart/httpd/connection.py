@@ -36,7 +36,6 @@ import struct
 import termios
 import time
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass
 from typing import Any, cast
 
 import tornado.httpserver
@@ -61,7 +60,7 @@ from gitsmart.wire.http_head import (
     UnsupportedVersion,
 )
 
-__all__ = ["HTTPServer", "PaceLimits", "RequestConnection"]
+__all__ = ["HTTPServer", "RequestConnection"]
 
 logger = logging.getLogger(__name__)
 
@@ -120,18 +119,6 @@ class _Phase(enum.Enum):
     CLOSING = enum.auto()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PaceLimits:
-    """How slow a client may be with one body, sending or reading; its time is what we wait for it."""
-
-    idle_s: float
-    """Seconds without any progress."""
-    least_rate: int
-    """Bytes a second, on average, once half a minute has passed; 0: any."""
-    total_s: float
-    """Seconds for all of it."""
-
-
 class HTTPServer(tornado.httpserver.HTTPServer):
     """Tornado's HTTPServer with gitsmart's HTTP/1.1 underneath.
 
@@ -148,10 +135,6 @@ class HTTPServer(tornado.httpserver.HTTPServer):
         idle_timeout_s: between two requests.
         body_timeout_s: for each read of a body.
         write_timeout_s: without any progress while there is something to send.
-        body_pace, write_pace: bounds on slow bodies and slow readers; None: only the two above.
-        connections: at most so many at once; None: as many as there are descriptors for.
-        connections_per_address: at most so many at once of one address; None for any number.
-        address_of: tells the address that a request really comes from, behind a proxy.
         shares_sockets: other processes accept connections from the same listening sockets.
     """
 
@@ -172,11 +155,6 @@ class HTTPServer(tornado.httpserver.HTTPServer):
         idle_timeout_s: float = 75.0,
         body_timeout_s: float = 300.0,
         write_timeout_s: float = 300.0,
-        body_pace: PaceLimits | None = None,
-        write_pace: PaceLimits | None = None,
-        connections: int | None = None,
-        connections_per_address: int | None = None,
-        address_of: Callable[[httputil.HTTPServerRequest], str] | None = None,
         shares_sockets: bool = False,
     ) -> None:
         super().initialize(
@@ -196,11 +174,6 @@ class HTTPServer(tornado.httpserver.HTTPServer):
         self.idle_timeout_s = idle_timeout_s
         self.body_timeout_s = body_timeout_s
         self.write_timeout_s = write_timeout_s
-        self.body_pace = body_pace
-        self.write_pace = write_pace
-        self.connections = connections
-        self.connections_per_address = connections_per_address
-        self.address_of = address_of
         self.body_high_water_bytes = 0  # the most that was ever buffered here for one request body
         self.draining = False
         self._shares_sockets = shares_sockets

@@ -1,11 +1,10 @@
 """Error class -> status, headers and text. Nothing else in the project knows which HTTP status an error is.
 
     ProtocolError            400      RepositoryNotFound    404      Unavailable            503, Retry-After
-      LimitExceeded          413      RepositoryUnusable    500        TooManyRequests      429, Retry-After
-        TookTooLong          503      ServiceDisabled       403      disk full, no handles  503, Retry-After
-    PackError                400      ObjectMissing         500      anything else    500, and a traceback
-    AuthenticationRequired   401      TimedOut              408
-    Forbidden                403
+      LimitExceeded          413      RepositoryUnusable    500      disk full, no handles  503, Retry-After
+    PackError                400      ServiceDisabled       403      anything else          500, and a
+    traceback AuthenticationRequired   401      ObjectMissing         500
+    Forbidden                403      TimedOut              408
 
 A peer's mistake is never a 5xx, and no text of an unknown exception leaves the server. The body is plain
 text, which git shows to its user as "remote: ...". The text of a 404 is always the same, so that a hidden
@@ -31,8 +30,6 @@ from gitsmart.errors import (
     RepositoryUnusable,
     ServiceDisabled,
     TimedOut,
-    TookTooLong,
-    TooManyRequests,
     Unavailable,
 )
 
@@ -100,9 +97,6 @@ def answer_to(error: BaseException, *, realm: str = "git") -> Answer:
     if isinstance(error, RepositoryNotFound):
         return Answer(404, "repository not found")
     if isinstance(error, Unavailable):
-        status = 429 if isinstance(error, TooManyRequests) else 503
-        return Answer(status, str(error), (("Retry-After", str(error.retry_after_s)),))
-    if isinstance(error, TookTooLong):
         return Answer(503, str(error), (("Retry-After", str(RETRY_AFTER_S)),))
     if isinstance(error, RepositoryUnusable):
         return Answer(500, str(error))

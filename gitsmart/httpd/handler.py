@@ -61,10 +61,6 @@ class Site:
     anonymous: Literal["none", "read", "write"]
     htpasswd: HtpasswdFile | None
     trusted_proxies: tuple[Network, ...]
-    hosts: tuple[str, ...] | None = None
-    """The names that this server may be called by (`Config.hosts`); None: any."""
-    processes: int = 1
-    """That share the server's limits."""
     jobs: JobQueue | None = None
     """Where long work goes, when there are processes for it."""
     draining: bool = False

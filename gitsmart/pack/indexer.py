@@ -31,7 +31,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from gitsmart.budget import Budget
 from gitsmart.errors import LimitExceeded, ObjectMissing, PackError
 from gitsmart.pack.delta import apply_delta, delta_sizes
 from gitsmart.pack.fsck import Fsck
@@ -99,12 +98,6 @@ class IngestLimits:
     """One commit, tree or tag: held whole, to read its references."""
     delta_depth: int = 4095
     """Deltas between an object and its whole base: the most that git pack-objects makes."""
-    inflate_ratio: int | None = 1000
-    """All objects together, inflated: bytes for each byte of the stream, after the first 4 GiB. None: any."""
-    reserve_bytes: int = 256 << 20
-    """What must stay free on the disk, but no more than a 64th of it."""
-    budget: Budget | None = None
-    """Memory for what is held of large objects, by all pushes of this process together; None: unbounded."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,10 +5,8 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Literal
 
 from gitsmart._version import __version__
-from gitsmart.budget import Budget
 from gitsmart.pack.indexer import IngestLimits
 from gitsmart.pack.packcache import PackCache
 
@@ -50,16 +48,6 @@ class ServiceOptions:
     """Most ref update commands and push options in one push."""
     push_bytes: int = 64 << 20
     """Most bytes in those lines."""
-    push_refs: int = 250_000
-    """Most ref update commands in one push."""
-    reachable: Literal["auto"] | bool = "auto"
-    """Pushed objects may refer only to what the pusher can see; auto: where something is hidden."""
-    archive_entries: int = 2_000_000
-    """Most files and folders in an archive."""
-    tree_depth: int = 2048
-    """Folders inside each other, where paths are walked."""
-    budget: Budget | None = None
-    """Memory for what requests make us hold, all of this process together; None: as much as they may."""
     ingest: IngestLimits = field(default_factory=IngestLimits)
     """What a pushed pack may hold; a repository's receive.maxInputSize can only lower it."""
     detect_collisions: bool = True
@@ -80,10 +68,6 @@ class ServiceReport:
     """Refs advertised, wanted or updated."""
     note: str = ""
     """Anything else worth a word, such as `up to date` or the error that was sent to the client."""
-    limit: str = ""
-    """The option whose limit was hit, as `push.pack_objects`."""
-    waited_s: float = 0.0
-    """Seconds that the request waited for its turn."""
     failed: bool = False
     """The client was told of an error (`ERR`, band 3, `ng`)."""
     agent: str = ""

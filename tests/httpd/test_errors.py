@@ -1,7 +1,6 @@
 """Which error becomes which answer; nothing of a bug's text leaves the server."""
 
 import errno
-import pickle
 
 import pytest
 from tornado.web import HTTPError
@@ -21,7 +20,6 @@ def subclasses(kind: type[BaseException]) -> set[type[BaseException]]:
     [
         pytest.param(errors.ProtocolError("bad line"), 400, "bad line", id="protocol"),
         pytest.param(errors.LimitExceeded("too much"), 413, "too much", id="limit"),
-        pytest.param(errors.TookTooLong("too long"), 503, "too long", id="took too long"),
         pytest.param(errors.PackError("bad pack"), 400, "bad pack", id="pack"),
         pytest.param(errors.AuthenticationRequired("sign in"), 401, "sign in", id="authentication"),
         pytest.param(errors.Forbidden("no"), 403, "no", id="forbidden"),
@@ -31,7 +29,6 @@ def subclasses(kind: type[BaseException]) -> set[type[BaseException]]:
         pytest.param(errors.TimedOut("silent"), 408, "silent", id="timed out"),
         pytest.param(errors.Disconnected("gone"), 499, "gone", id="gone"),
         pytest.param(errors.Unavailable("later"), 503, "later", id="unavailable"),
-        pytest.param(errors.TooManyRequests("you again"), 429, "you again", id="too many"),
         pytest.param(MethodNotAllowed("POST"), 405, "method not allowed", id="method"),
         pytest.param(UnsupportedMediaType("odd type"), 415, "odd type", id="media type"),
         pytest.param(HTTPError(404, "secret"), 404, "not found", id="tornado"),
@@ -53,21 +50,6 @@ def test_every_class_of_the_tree_has_an_answer() -> None:
         if kind.__module__ == "gitsmart.errors" and answer_to(kind("text")).unexpected
     }
     assert unmapped == expected
-
-
-def test_when_to_come_again() -> None:
-    answer = answer_to(errors.TooManyRequests("later", setting="limits.queue", retry_after_s=3))
-    assert answer.headers == (("Retry-After", "3"),)
-
-
-def test_settings_cross_to_other_processes() -> None:
-    limit = pickle.loads(pickle.dumps(errors.LimitExceeded("too much", setting="push.refs")))
-    assert (str(limit), limit.setting) == ("too much", "push.refs")
-    busy = pickle.loads(
-        pickle.dumps(errors.TooManyRequests("later", setting="limits.queue", retry_after_s=3))
-    )
-    assert (str(busy), busy.setting, busy.retry_after_s) == ("later", "limits.queue", 3)
-    assert pickle.loads(pickle.dumps(errors.TookTooLong("slow"))).setting == "limits.work_s"
 
 
 def test_full_disk_is_for_later() -> None:
