@@ -22,7 +22,8 @@ An answer is `exact` when it holds what the wants lead to and the haves don't: `
 --use-bitmap-index`, with the same filter, and with what git says is shallow. Without bitmaps git itself sends
 an object more now and then: an answer with just these is counted as `as git`. `less` and `more` are answers
 that no rev-list gives, but which are right for the client: nothing that it lacks is missing, and nothing in
-them lies beyond the wants. All else is WRONG, printed, and makes the exit status 1.
+them lies beyond the wants (`less`: some of what git sends for nothing). All else is WRONG, printed, and makes
+the exit status 1.
 """
 
 import argparse
@@ -120,12 +121,23 @@ class Repositories:
         self.parents = {line[0]: line[1:] for line in parents}
         refs = self.git("-C", str(plain), "for-each-ref", "--format=%(objectname) %(*objectname) %(refname)")
         self.tips: list[str] = []
-        self.tags: list[tuple[str, str]] = []  # annotated ones: their oid, what they come down to
+        self.tags: list[
+            tuple[list[str], str]
+        ] = []  # annotated ones: a tag, the tag it names, ...; and what it all is
         for line in refs.decode().splitlines():
             oid, peeled, name = line.split(" ", 2)
             self.tips.append(oid)
             if peeled and name.startswith("refs/tags/"):
-                self.tags.append((oid, peeled))
+                chain = [oid]
+                while True:
+                    content = self.git("-C", str(plain), "cat-file", "tag", chain[-1]).decode(
+                        errors="replace"
+                    )
+                    target, kind = (line.split(" ")[1] for line in content.split("\n")[:2])
+                    if kind != "tag":
+                        break
+                    chain.append(target)
+                self.tags.append((chain, target))
         self._scatter()
         for state in STATES:
             self.git("-C", str(self.state(state)), "config", "uploadpack.allowFilter", "true")
@@ -381,7 +393,7 @@ def draw(chance: random.Random, repositories: Repositories) -> Request:
         haves += chance.sample(commits, min(len(commits), chance.choice((1, 3, 10))))
     request: dict[str, object] = {}
     if chance.random() < 0.15 and repositories.tags:
-        wants.append(chance.choice(repositories.tags)[0])
+        wants.append(chance.choice(repositories.tags)[0][0])
     if chance.random() < 0.05:
         tree = repositories.git("-C", str(repositories.state("plain")), "rev-parse", f"{wants[0]}^{{tree}}")
         wants.append(tree.decode().strip())
@@ -428,7 +440,9 @@ class Judge:
         self.exact = self._between(bitmaps=True)
         self.tags: set[bytes] = set()
         if request.include_tag:
-            self.tags = {oid.encode() for oid, peeled in repositories.tags if peeled.encode() in self.exact}
+            for chain, target in repositories.tags:
+                if target.encode() in self.exact:
+                    self.tags.update(oid.encode() for oid in chain)
 
     def _between(self, *, bitmaps: bool) -> set[bytes]:
         request = self.request
@@ -463,9 +477,10 @@ class Judge:
             return f"WRONG: {len(self.tags - got)} tags lacking"
         if got == self.exact | self.tags:
             return "exact"
-        reached, had = self._reached(), self._had()
+        # git leaves a tree out that was asked for by name if a wanted commit has it and the filter says no
+        reached, had = self._reached() | {oid.encode() for oid in self.request.wants}, self._had()
         got = got - (self.tags - reached)
-        lacking = reached - had - got
+        lacking = self._reached() - had - got
         if lacking:
             return f"WRONG: {len(lacking)} lacking: {sorted(lacking)[:3]}"
         allowed = self._between(bitmaps=False)
