@@ -421,7 +421,7 @@ def draw(chance: random.Random, repositories: Repositories) -> Request:
         wants=wants,
         haves=list(dict.fromkeys(haves)),
         include_tag=chance.random() < 0.3,
-        **request,  # type: ignore[arg-type]
+        **request,  # type: ignore[arg-type]  # fields of Request, by name, each set above
     )
 
 

@@ -16,15 +16,12 @@ A pack whose trees name objects as what they are not (an entry says blob, and it
 closed.
 """
 
-import contextlib
 import logging
-import os
 import struct
 import threading
 import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 from gitsmart import native
 from gitsmart.errors import PackError
@@ -32,6 +29,7 @@ from gitsmart.native.reach import BrokenError
 from gitsmart.pack.objects import BLOB, COMMIT, TREE, parse_commit, parse_tag, tree_references
 from gitsmart.pack.packfile import PackFile
 from gitsmart.pack.packmap import PackMap
+from gitsmart.pack.packnote import note_path, write_note
 
 __all__ = ["Roots", "pack_roots", "stored_roots", "verdict"]
 
@@ -113,7 +111,7 @@ def pack_roots(pack: PackFile, *, tick: Tick = _no_tick) -> Roots:
                 found = Roots(False, frozenset())
             with _lock:
                 _known[pack] = found
-            _write(pack, found)
+            write_note(pack.path, "roots", (_format(found, pack),))
         return found
     finally:
         lock.release()
@@ -193,13 +191,9 @@ def _referred_slowly(pack: PackFile, tick: Tick) -> bytes | None:
 # -- the file
 
 
-def _place(pack: PackFile) -> Path:
-    return pack.path.parent.parent / "info" / "gitsmart" / f"{pack.path.stem}.roots"
-
-
 def _read(pack: PackFile) -> Roots | None:
     try:
-        data = _place(pack).read_bytes()
+        data = note_path(pack.path, "roots").read_bytes()
     except OSError:
         return None
     return _parse(data, pack)
@@ -231,23 +225,3 @@ def _format(roots: Roots, pack: PackFile) -> bytes:
     checksum = fmt.new_hash()
     checksum.update(data)
     return data + checksum.digest()
-
-
-def _write(pack: PackFile, roots: Roots) -> None:
-    """Keep what was found, where that can be done, and drop what is known of packs that are gone."""
-    place = _place(pack)
-    temporary = place.with_name(f"tmp-{os.getpid()}-{threading.get_ident()}-{place.name}")
-    try:
-        if not pack.path.exists():
-            return
-        place.parent.mkdir(exist_ok=True)
-        temporary.write_bytes(_format(roots, pack))
-        temporary.replace(place)
-    except OSError:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        return  # read-only, or full: next time then
-    for other in place.parent.glob("pack-*.roots"):
-        if not (pack.path.parent / f"{other.stem}.pack").exists():
-            with contextlib.suppress(OSError):
-                other.unlink()

@@ -303,12 +303,15 @@ class PackFile:
 
     def _make_entries(self) -> Entries:
         size = (16 if self.end > 0xFFFFFFFF else 12) * self.count
-        stored = read_order(
-            self.path, self.checksum, self.count, size, lambda tables: self._entries_in(tables).is_in_order()
-        )
+
+        def is_right(tables: memoryview) -> bool:
+            return self._entries_in(tables).is_in_order()
+
+        stored = read_order(self.path, self.checksum, self.count, size, is_right)
         if stored is None:
             entries = self._entries_in(None)
-            stored = write_order(self.path, self.checksum, self.count, entries.tables)
+            if write_order(self.path, self.checksum, self.count, entries.tables):
+                stored = read_order(self.path, self.checksum, self.count, size, is_right)
             if stored is None:
                 return entries
         return self._entries_in(stored)

@@ -8,20 +8,16 @@ and so in memory once. git's .rev file says the same in half the space, and is n
 made; the other half saves looking up each name's entry by its offset.
 
 A file is used if it is just what the index gives: each number is compared, by the first process that opens
-it (`mapping.map_checked`). So it can't be stale, nor damaged. Never needed: where it can't be kept, each
-process works it out for itself. Only for packs that are large enough, in an objects directory with a folder
-`info`.
+it (`mapping.map_checked`). So it can't be stale, nor damaged. Only for packs that are large enough.
 """
 
-import contextlib
-import os
 import struct
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from gitsmart.pack.mapping import map_checked, map_file
+from gitsmart.pack.mapping import map_checked
+from gitsmart.pack.packnote import note_path, write_note
 
 __all__ = ["read_order", "write_order"]
 
@@ -45,42 +41,15 @@ def read_order(
         return is_it and check(data[_HEAD_BYTES:])
 
     try:
-        data = map_checked(_place(pack), is_right, b"order" + _head(checksum, count))
+        data = map_checked(note_path(pack, "order"), is_right, b"order" + _head(checksum, count))
     except OSError:
         return None
     return None if data is None else data[_HEAD_BYTES:]
 
 
-def write_order(pack: Path, checksum: bytes, count: int, tables: memoryview) -> memoryview | None:
-    """Keep tables that are right, and drop those of packs that are gone; return them as they are mapped,
-    None where they can't be kept."""
-    if count < _LEAST:
-        return None
-    place = _place(pack)
-    temporary = place.with_name(f"tmp-{os.getpid()}-{threading.get_ident()}-{place.name}")
-    try:
-        if not pack.exists():
-            return None
-        place.parent.mkdir(exist_ok=True)
-        with open(temporary, "xb") as file:
-            file.write(_head(checksum, count))
-            file.write(tables)
-            os.fchmod(file.fileno(), 0o444)
-        data = map_file(temporary)
-        temporary.replace(place)
-    except OSError:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        return None  # read-only, or full
-    for other in place.parent.glob("pack-*.order"):
-        if not (pack.parent / f"{other.stem}.pack").exists():
-            with contextlib.suppress(OSError):
-                other.unlink()
-    return data[_HEAD_BYTES:] if len(data) == _HEAD_BYTES + len(tables) else None
-
-
-def _place(pack: Path) -> Path:
-    return pack.parent.parent / "info" / "gitsmart" / f"{pack.stem}.order"
+def write_order(pack: Path, checksum: bytes, count: int, tables: memoryview) -> bool:
+    """Keep tables that are right. False: they are not kept."""
+    return count >= _LEAST and write_note(pack, "order", (_head(checksum, count), tables))
 
 
 def _head(checksum: bytes, count: int) -> bytes:

@@ -40,6 +40,11 @@ _WAIT_S = 0.5  # between two looks whether the client still waits for another re
 Tick = Callable[[int], None]
 
 
+def _is_set(bits: bytes, number: int | None) -> bool:
+    """Whether the bit of what a `PackMap` numbered is set; not of what is in no pack."""
+    return number is not None and bool(bits[number >> 3] >> (number & 7) & 1)
+
+
 class _Proven:
     """Objects: bits of packs, and names. Grows only; for threads that read while one adds."""
 
@@ -62,7 +67,7 @@ class _Proven:
                 break
             wanted = list(left)
             for raw_oid, number in zip(wanted, whole.numbers_of(wanted), strict=True):
-                if number is not None and bits[number >> 3] >> (number & 7) & 1:
+                if _is_set(bits, number):
                     left.remove(raw_oid)
         return left
 
@@ -224,7 +229,7 @@ class Reachability:
         return {
             raw_oid
             for raw_oid, number in zip(wanted, whole.numbers_of(wanted), strict=True)
-            if number is None or not bits[number >> 3] >> (number & 7) & 1
+            if not _is_set(bits, number)
         }
 
     def _are_below(
@@ -243,9 +248,7 @@ class Reachability:
                 return False
             known = self._by_first = (whole, tip, reach.bits())
         bits = known[2]
-        return all(
-            number is not None and bits[number >> 3] >> (number & 7) & 1 for number in whole.numbers_of(asked)
-        )
+        return all(_is_set(bits, number) for number in whole.numbers_of(asked))
 
     # -- the state of the refs
 
